@@ -1,0 +1,19 @@
+"""How the control loop reaches a policy: by gRPC, or in process in virtual time."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from controller.types import ActionSlice, Observation
+
+
+class PolicyLink(Protocol):
+    """A non-blocking path to a policy. Neither call waits for the network."""
+
+    def submit(self, observation: Observation) -> None:
+        """Hands over an observation; an unsent older one is replaced, never queued."""
+        ...
+
+    def poll(self, now_ns: int) -> list[ActionSlice]:
+        """Returns the slices that have arrived since the last call, in order of arrival."""
+        ...
