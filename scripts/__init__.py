@@ -1,0 +1,1 @@
+"""Command lines that compose controller, vla and sim, and what they share."""
