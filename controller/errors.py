@@ -33,14 +33,23 @@ class OnsetError(Exception):
         given: What was given, as text.
         allowed: What would have been valid, as text.
         fatal: Whether the session ends with this error.
+        observation_id: The observation refused; -1 for none.
     """
 
     def __init__(
-        self, code: ErrorCode, field: str, given: object, allowed: object, *, fatal: bool = False
+        self,
+        code: ErrorCode,
+        field: str,
+        given: object,
+        allowed: object,
+        *,
+        fatal: bool = False,
+        observation_id: int = -1,
     ) -> None:
         self.code = code
         self.field = field
         self.given = str(given)
         self.allowed = str(allowed)
         self.fatal = fatal
+        self.observation_id = observation_id
         super().__init__(f"{code}: {field}: given {self.given}; allowed: {self.allowed}")

@@ -188,7 +188,8 @@ class Observation:
         capture_ns: Capture time [ns], robot's clock.
         state: Measured state. Shape (S,).
         frames: Per camera, the frames of ``CameraSpec.lags``: uint8 RGB. Shape (lags, h, w, 3).
-        committed: Actions of steps ``step .. step+d-1``, executed whatever comes. Shape (d, A).
+        committed: Actions of steps ``step .. step+n-1``, executed whatever comes. Shape (n, A);
+            n is d, or less where the old chunk ends before.
         delay: d, the step offset at which the new chunk is expected to take over [steps].
         deadline_ns: How long after receipt the reply is still of use [ns]; a duration.
         forecast: State expected at step ``step + delay``. Shape (S,), or None.

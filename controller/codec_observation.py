@@ -1,0 +1,207 @@
+"""Observations to protobuf and back; their frames are decoded apart from the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from controller.bounds import (
+    MAX_COUNT,
+    MAX_HORIZON,
+    MAX_PROMPT_CHARS,
+    check_range,
+    check_rows,
+    check_size,
+    check_text,
+    check_vector,
+)
+from controller.codec_robot import ENCODING_FROM_PB, ENCODING_TO_PB, from_enum
+from controller.errors import ErrorCode, OnsetError
+from controller.frames import check_bytes, decode_image, encode_image
+from controller.types import Image, Observation, RobotSpec
+from onset.v1 import policy_pb2 as pb
+
+
+def check_observation(observation: Observation, robot: RobotSpec) -> None:
+    """Checks an observation against what was agreed.
+
+    Raises:
+        OnsetError: A name, shape, value or size is not allowed; it names the field.
+    """
+    _check_vectors(observation, robot)
+    given, expected = set(observation.frames), {camera.name for camera in robot.cameras}
+    if given != expected:
+        raise OnsetError(ErrorCode.BAD_NAMES, "observation.frames", sorted(given), sorted(expected))
+    for camera in robot.cameras:
+        frames = observation.frames[camera.name]
+        shape = (len(camera.lags), camera.height, camera.width, 3)
+        if frames.shape != shape or frames.dtype != np.uint8:
+            raise OnsetError(
+                ErrorCode.BAD_FRAME,
+                f"observation.frames[{camera.name}]",
+                f"{frames.dtype} {frames.shape}",
+                f"uint8 {shape}",
+            )
+
+
+def encode_observation(observation: Observation, robot: RobotSpec) -> pb.Observation:
+    """Encodes an observation, frames as the robot's cameras say.
+
+    Raises:
+        OnsetError: As ``check_observation``, or a frame is past MAX_FRAME_BYTES.
+    """
+    check_observation(observation, robot)
+    message = pb.Observation(
+        id=observation.id,
+        step=observation.step,
+        capture_ns=observation.capture_ns,
+        state=observation.state.tolist(),
+        committed=observation.committed.ravel().tolist(),
+        delay=observation.delay,
+        deadline_ns=observation.deadline_ns,
+        frames=[
+            pb.Frame(
+                camera=camera.name,
+                lag=lag,
+                encoding=ENCODING_TO_PB[camera.encoding],
+                height=camera.height,
+                width=camera.width,
+                data=encode_image(image, camera.encoding),
+            )
+            for camera in robot.cameras
+            for lag, image in zip(camera.lags, observation.frames[camera.name], strict=True)
+        ],
+    )
+    if observation.forecast is not None:
+        message.forecast.extend(observation.forecast.tolist())
+    if observation.prompt is not None:
+        message.prompt = observation.prompt
+    return message
+
+
+def decode_observation(message: pb.Observation, robot: RobotSpec) -> Observation:
+    """Decodes all but the frames, which stay an empty mapping; see ``decode_frames``.
+
+    Frames are checked here for names, lags and sizes, without a look into their data.
+
+    Raises:
+        OnsetError: A name, shape, value or size is not allowed; it carries the observation's id.
+    """
+    try:
+        return _decode_observation(message, robot)
+    except OnsetError as error:
+        error.observation_id = message.id
+        raise
+
+
+def _decode_observation(message: pb.Observation, robot: RobotSpec) -> Observation:
+    width = len(robot.action)
+    if len(message.committed) % width:
+        raise OnsetError(
+            ErrorCode.BAD_SHAPE,
+            "observation.committed",
+            f"{len(message.committed)} values",
+            f"a multiple of {width}: {list(robot.action_names)}",
+        )
+    observation = Observation(
+        id=message.id,
+        step=message.step,
+        capture_ns=message.capture_ns,
+        state=np.array(message.state, dtype=np.float32),
+        frames={},
+        committed=np.array(message.committed, dtype=np.float32).reshape(-1, width),
+        delay=message.delay,
+        deadline_ns=message.deadline_ns,
+        forecast=np.array(message.forecast, dtype=np.float32) if message.forecast else None,
+        prompt=message.prompt if message.HasField("prompt") else None,
+    )
+    _check_vectors(observation, robot)
+    _check_frame_heads(message, robot)
+    return observation
+
+
+def _check_vectors(observation: Observation, robot: RobotSpec) -> None:
+    check_range("observation.id", observation.id, 0, MAX_COUNT)
+    check_range("observation.step", observation.step, 0, MAX_COUNT)
+    check_range("observation.capture_ns", observation.capture_ns, -MAX_COUNT, MAX_COUNT)
+    check_range("observation.delay", observation.delay, 0, MAX_HORIZON)
+    check_range("observation.deadline_ns", observation.deadline_ns, 0, MAX_COUNT)
+    check_vector("observation.state", observation.state, robot.state_names)
+    if observation.forecast is not None:
+        check_vector("observation.forecast", observation.forecast, robot.state_names)
+    check_rows("observation.committed", observation.committed, robot.action_names)
+    if len(observation.committed) > observation.delay:
+        raise OnsetError(
+            ErrorCode.BAD_SHAPE,
+            "observation.committed",
+            f"{len(observation.committed)} rows",
+            f"at most observation.delay = {observation.delay}",
+        )
+    if observation.prompt is not None:
+        check_text("observation.prompt", observation.prompt, MAX_PROMPT_CHARS)
+
+
+def _check_frame_heads(message: pb.Observation, robot: RobotSpec) -> None:
+    expected = {(camera.name, lag): camera for camera in robot.cameras for lag in camera.lags}
+    check_size("observation.frames", len(message.frames), len(expected))
+    seen: set[tuple[str, int]] = set()
+    for frame in message.frames:
+        key = (frame.camera, frame.lag)
+        where = _where(frame)
+        if key not in expected or key in seen:
+            raise OnsetError(
+                ErrorCode.BAD_FRAME,
+                "observation.frames",
+                f"{frame.camera}, lag {frame.lag}{' twice' if key in seen else ''}",
+                f"one each of {sorted(expected)}",
+            )
+        seen.add(key)
+        camera = expected[key]
+        from_enum(f"{where}.encoding", frame.encoding, ENCODING_FROM_PB)
+        if (frame.height, frame.width) != (camera.height, camera.width):
+            raise OnsetError(
+                ErrorCode.BAD_FRAME,
+                f"{where}.height, width",
+                f"{frame.height}x{frame.width}",
+                f"{camera.height}x{camera.width}",
+            )
+        check_bytes(f"{where}.data", frame.data)
+    if len(seen) != len(expected):
+        missing = sorted(set(expected) - seen)
+        raise OnsetError(
+            ErrorCode.BAD_FRAME,
+            "observation.frames",
+            f"none for {missing}",
+            f"one each of {sorted(expected)}",
+        )
+
+
+def decode_frames(message: pb.Observation, robot: RobotSpec) -> Mapping[str, Image]:
+    """Decodes the frames of an observation that ``decode_observation`` has passed.
+
+    Returns:
+        Per camera, its frames in the order of ``CameraSpec.lags``: uint8 RGB.
+        Shape (lags, h, w, 3).
+
+    Raises:
+        OnsetError: BAD_FRAME or TOO_LARGE; it carries the observation's id.
+    """
+    try:
+        images = {
+            (frame.camera, frame.lag): decode_image(
+                f"{_where(frame)}.data",
+                frame.data,
+                ENCODING_FROM_PB[frame.encoding],
+                robot.camera(frame.camera),
+            )
+            for frame in message.frames
+        }
+    except OnsetError as error:
+        error.observation_id = message.id
+        raise
+    return {c.name: np.stack([images[c.name, lag] for lag in c.lags]) for c in robot.cameras}
+
+
+def _where(frame: pb.Frame) -> str:
+    return f"observation.frames[{frame.camera}, lag {frame.lag}]"

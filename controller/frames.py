@@ -1,0 +1,117 @@
+"""Images to bytes and back: raw, JPEG, PNG. Images are uint8 RGB, shape (h, w, 3).
+
+Sizes are read from the header and compared with the CameraSpec before anything is decoded, so
+that a small message cannot ask for a huge image.
+"""
+
+from __future__ import annotations
+
+import struct
+
+import cv2
+import numpy as np
+
+from controller.bounds import MAX_FRAME_BYTES
+from controller.errors import ErrorCode, OnsetError
+from controller.types import CameraSpec, FrameEncoding, Image
+
+JPEG_QUALITY = 95
+
+_PNG_START = b"\x89PNG\r\n\x1a\n"
+_JPEG_START = b"\xff\xd8"
+_JPEG_END = b"\xff\xd9"
+
+
+def encode_image(image: Image, encoding: FrameEncoding) -> bytes:
+    """Encodes one uint8 RGB image. Shape (h, w, 3).
+
+    Raises:
+        OnsetError: TOO_LARGE when the result is past MAX_FRAME_BYTES.
+    """
+    if encoding is FrameEncoding.RAW:
+        data = np.ascontiguousarray(image).tobytes()
+    else:
+        suffix, options = ".png", [cv2.IMWRITE_PNG_COMPRESSION, 1]
+        if encoding is FrameEncoding.JPEG:
+            suffix, options = ".jpg", [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
+        _, buffer = cv2.imencode(suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)
+        data = buffer.tobytes()
+    check_bytes("observation.frames.data", data)
+    return data
+
+
+def check_bytes(field: str, data: bytes) -> None:
+    """Checks the size of an encoded image.
+
+    Raises:
+        OnsetError: TOO_LARGE past MAX_FRAME_BYTES, BAD_FRAME when it is empty.
+    """
+    if len(data) > MAX_FRAME_BYTES:
+        raise OnsetError(
+            ErrorCode.TOO_LARGE, field, f"{len(data)} bytes", f"1..{MAX_FRAME_BYTES} bytes"
+        )
+    if not data:
+        raise OnsetError(ErrorCode.BAD_FRAME, field, "0 bytes", f"1..{MAX_FRAME_BYTES} bytes")
+
+
+def decode_image(field: str, data: bytes, encoding: FrameEncoding, camera: CameraSpec) -> Image:
+    """Decodes one image to uint8 RGB. Shape (camera.height, camera.width, 3).
+
+    Raises:
+        OnsetError: TOO_LARGE past MAX_FRAME_BYTES; BAD_FRAME when it does not decode or has
+            another size than the camera.
+    """
+    check_bytes(field, data)
+    size = (camera.height, camera.width)
+    if encoding is FrameEncoding.RAW:
+        expected = camera.height * camera.width * 3
+        if len(data) != expected:
+            raise OnsetError(
+                ErrorCode.BAD_FRAME,
+                field,
+                f"{len(data)} bytes",
+                f"{expected} bytes ({camera.height}x{camera.width}x3)",
+            )
+        return np.frombuffer(data, dtype=np.uint8).reshape(*size, 3)
+    header = _png_size(data) if encoding is FrameEncoding.PNG else _jpeg_size(data)
+    if header is None:
+        raise OnsetError(
+            ErrorCode.BAD_FRAME, field, f"{len(data)} undecodable bytes", f"a whole {encoding}"
+        )
+    if header != size:
+        raise OnsetError(
+            ErrorCode.BAD_FRAME, field, f"{header[0]}x{header[1]}", f"{size[0]}x{size[1]}"
+        )
+    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    image = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), flags)
+    if image is None or image.shape != (*size, 3):
+        raise OnsetError(
+            ErrorCode.BAD_FRAME, field, f"{len(data)} undecodable bytes", f"a whole {encoding}"
+        )
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
+
+
+def _png_size(data: bytes) -> tuple[int, int] | None:
+    """Height and width [px] from the IHDR chunk; None when this is no whole PNG."""
+    if not data.startswith(_PNG_START) or data[12:16] != b"IHDR" or b"IEND" not in data[-12:]:
+        return None
+    width, height = struct.unpack(">II", data[16:24])
+    return height, width
+
+
+def _jpeg_size(data: bytes) -> tuple[int, int] | None:
+    """Height and width [px] from the start-of-frame segment; None when this is no whole JPEG.
+
+    The end marker is demanded because decoders fill a cut-off image with grey and say nothing.
+    """
+    if not data.startswith(_JPEG_START) or not data.endswith(_JPEG_END):
+        return None
+    at = 2
+    while at + 9 <= len(data) and data[at] == 0xFF:
+        marker = data[at + 1]
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            height, width = struct.unpack(">HH", data[at + 5 : at + 9])
+            return height, width
+        (length,) = struct.unpack(">H", data[at + 2 : at + 4])
+        at += 2 + length
+    return None
