@@ -1,0 +1,161 @@
+"""What a task is: a scene, its randomisation, its success and its expert."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import mujoco
+import numpy as np
+
+from controller.errors import ErrorCode, OnsetError
+from sim.robots.so101 import Array
+
+COLOURS: dict[str, str] = {
+    "red": "0.90 0.10 0.10 1",
+    "green": "0.10 0.72 0.18 1",
+    "blue": "0.12 0.25 0.95 1",
+    "yellow": "0.97 0.85 0.10 1",
+    "purple": "0.60 0.15 0.75 1",
+    "white": "0.95 0.95 0.95 1",
+}
+HIDDEN_Z = -0.2  # where what is not on the table waits [m]
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What the instruction refers to: privileged, for auxiliary losses and experts only.
+
+    Attributes:
+        position: Shape (R, 3), [m].
+        velocity: Shape (R, 3), [m/s].
+        visible: Whether it is on the table. Shape (R,), bool.
+    """
+
+    position: Array
+    velocity: Array
+    visible: np.ndarray
+
+
+class Task(ABC):
+    """One task. Subclasses say description, randomisation and success in their docstrings.
+
+    Attributes:
+        name: Task name.
+        prompts: Every instruction it understands.
+        steps: Policy steps in an episode.
+        cameras: The cameras a policy for it sees.
+        lags: The frames of the fixed camera, as steps before now.
+        targets_count: R, the number of things an instruction refers to.
+    """
+
+    name: str
+    prompts: tuple[str, ...]
+    steps: int
+    cameras: tuple[str, ...]
+    lags: tuple[int, ...] = (0,)
+    targets_count: int = 1
+    prompt: str = ""
+
+    @abstractmethod
+    def scene(self) -> str:
+        """The task's bodies as MJCF, children of worldbody."""
+
+    @abstractmethod
+    def reset(
+        self, model: mujoco.MjModel, data: mujoco.MjData, rng: np.random.Generator, prompt: str | None
+    ) -> str:
+        """Places everything at random and returns the instruction (``prompt`` when given)."""
+
+    @abstractmethod
+    def advance(self, model: mujoco.MjModel, data: mujoco.MjData, dt: float) -> None:
+        """Moves what the task moves by ``dt`` seconds and keeps the score."""
+
+    @abstractmethod
+    def success(self) -> bool:
+        """Whether the episode so far counts as a success."""
+
+    @abstractmethod
+    def score(self) -> float:
+        """Progress in 0..1."""
+
+    @abstractmethod
+    def done(self) -> bool:
+        """Whether nothing more can change the outcome."""
+
+    @abstractmethod
+    def targets(self) -> Targets:
+        """What the instruction refers to, now."""
+
+    @abstractmethod
+    def plan(self, position: Array, velocity: Array, steps: int, dt: float) -> Array:
+        """The expert's chunk from the present state.
+
+        Args:
+            position: Measured joints, action units. Shape (6,).
+            velocity: Their rates. Shape (6,).
+            steps: Length of the chunk.
+            dt: Policy period [s].
+
+        Returns:
+            Set-points at the end of each period. Shape (steps, 6), action units.
+        """
+
+    @abstractmethod
+    def start(self, rng: np.random.Generator) -> Array:
+        """Joint angles at the start of an episode [rad]. Shape (6,)."""
+
+    def event_ns(self) -> int | None:
+        """When the last event that calls for a reaction happened [ns of episode time], or None."""
+        return None
+
+
+_REGISTRY: dict[str, Callable[..., Task]] = {}
+
+
+def register(name: str) -> Callable[[type[Task]], type[Task]]:
+    """Registers a task class under a name."""
+
+    def add(cls: type[Task]) -> type[Task]:
+        _REGISTRY[name] = cls
+        cls.name = name
+        return cls
+
+    return add
+
+
+def task_names() -> tuple[str, ...]:
+    """The names of all tasks."""
+    import sim.tasks  # noqa: F401  (registers them)
+
+    return tuple(sorted(_REGISTRY))
+
+
+def make_task(name: str, **options: float) -> Task:
+    """Builds a task.
+
+    Args:
+        name: One of ``task_names()``.
+        options: The task's hardness parameters.
+
+    Raises:
+        OnsetError: Unknown name or option.
+    """
+    names = task_names()
+    if name not in names:
+        raise OnsetError(ErrorCode.BAD_VALUE, "task", name, list(names))
+    try:
+        return _REGISTRY[name](**options)
+    except TypeError as error:
+        raise OnsetError(ErrorCode.BAD_VALUE, f"task[{name}] options", options, error) from error
+
+
+def choose_prompt(prompts: tuple[str, ...], rng: np.random.Generator, prompt: str | None) -> str:
+    """Draws a prompt, or checks the one that was asked for."""
+    drawn = prompts[int(rng.integers(len(prompts)))]
+    if prompt is None:
+        return drawn
+    if prompt not in prompts:
+        raise OnsetError(ErrorCode.UNKNOWN_PROMPT, "prompt", repr(prompt), list(prompts))
+    return prompt

@@ -1,0 +1,1 @@
+from sim.tasks import intercept, whack  # noqa: F401
