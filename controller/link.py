@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from controller.types import ActionSlice, Observation
 
@@ -16,4 +16,13 @@ class PolicyLink(Protocol):
 
     def poll(self, now_ns: int) -> list[ActionSlice]:
         """Returns the slices that have arrived since the last call, in order of arrival."""
+        ...
+
+
+@runtime_checkable
+class EpisodicLink(PolicyLink, Protocol):
+    """A link whose far side keeps state of the episode and must hear of a new one."""
+
+    def reset(self, episode: str, prompt: str) -> None:
+        """Announces a new episode; what has not been sent or polled is dropped."""
         ...

@@ -1,0 +1,269 @@
+"""The real-time path, the same in virtual and in wall-clock time.
+
+One tick, at a step boundary and in between::
+
+    boundary?  read robot -> observe when due: commit, submit
+               |
+    always     poll link -> merge slices
+               |
+    boundary?  take the action of this step (none: hold)
+               |
+    always     interpolate -> write
+
+Polling comes after submitting and before the action is taken, so that a link that answers at once
+is used at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+
+from controller.bounds import check_vector
+from controller.codec import check_observation
+from controller.errors import ErrorCode, OnsetError
+from controller.interpolate import set_point
+from controller.latency import DelayEstimator
+from controller.link import EpisodicLink, PolicyLink
+from controller.loop_types import Counters, LoopConfig, TickCode, TickResult
+from controller.observer import Observer
+from controller.robot import Robot
+from controller.timeline import MergeResult, Timeline
+from controller.types import ActionKind, Command, Float, Reading, RobotSpec
+
+
+@dataclass(frozen=True)
+class _Step:
+    """The present step: from ``start`` to ``target``."""
+
+    index: int
+    start: Float
+    target: Float
+    code: TickCode
+    clamped: bool
+
+
+class ControlLoop:
+    """Drives a robot from a policy. ``tick`` reads no clock and never blocks."""
+
+    def __init__(
+        self,
+        robot: Robot,
+        link: PolicyLink,
+        config: LoopConfig,
+        prompt: str,
+        *,
+        estimator: DelayEstimator | None = None,
+    ) -> None:
+        """Makes a loop; the first tick begins the first episode.
+
+        Args:
+            robot: The robot.
+            link: The path to the policy.
+            config: Settings.
+            prompt: The instruction of the first episode.
+            estimator: Measures the delay; by default one that ``config`` describes.
+
+        Raises:
+            OnsetError: BAD_VALUE when the control period does not divide the policy period, or an
+                action dimension is not absolute; BAD_NAMES when an action dimension has no state
+                dimension of its name, from which the first set-point could be taken.
+        """
+        spec = robot.spec
+        _check_spec(spec, config)
+        self._robot, self._link, self._config, self._spec = robot, link, config, spec
+        estimator = estimator or DelayEstimator(
+            spec.period_ns,
+            max_delay=config.max_delay,
+            min_delay=config.min_delay,
+            margin_ns=config.margin_ns,
+        )
+        self._observer = Observer(spec, config, estimator)
+        self._timeline = Timeline(config.horizon_limit)
+        self._lower, self._upper = spec.action_lower, spec.action_upper
+        self._state_index = [spec.state_names.index(name) for name in spec.action_names]
+        self._start_ns: int | None = None
+        self._begin(prompt)
+
+    def _begin(self, prompt: str) -> None:
+        self._observer.reset(prompt)
+        self._timeline.reset(self._observer.next_id)
+        self._step: _Step | None = None
+        self._set_point: Float | None = None
+        self._counters = Counters()
+
+    def _start_clock(self, now_ns: int) -> int:
+        self._start_ns = self._due_ns = self._last_ns = now_ns
+        return now_ns
+
+    def reset(self, now_ns: int, prompt: str, episode: str) -> None:
+        """Begins a new episode at step 0; an ``EpisodicLink`` is told.
+
+        The measured delay is kept: it belongs to the link and the policy. The first set-point is
+        the measured state at the first tick.
+
+        Raises:
+            OnsetError: The prompt or episode is not allowed, or the link has ended.
+        """
+        self._begin(prompt)
+        self._start_clock(now_ns)
+        if isinstance(self._link, EpisodicLink):
+            self._link.reset(episode, prompt)
+
+    def set_prompt(self, prompt: str) -> None:
+        """Changes the instruction from the next observation on.
+
+        Raises:
+            OnsetError: The prompt is empty or too long.
+        """
+        self._observer.set_prompt(prompt)
+
+    @property
+    def timeline(self) -> Timeline:
+        """The actions ahead; to be looked at, not changed."""
+        return self._timeline
+
+    @property
+    def estimator(self) -> DelayEstimator:
+        """The measured delay."""
+        return self._observer.estimator
+
+    @property
+    def counters(self) -> Counters:
+        """A snapshot of the episode's counts."""
+        return replace(self._counters)
+
+    def tick(self, now_ns: int) -> TickResult:
+        """Runs one control period and writes one set-point.
+
+        An error of the link becomes part of the result: the robot plays out the actions it has,
+        then holds.
+
+        Args:
+            now_ns: The present [ns], robot's clock; never before the tick before.
+
+        Raises:
+            OnsetError: BAD_VALUE when time went back; BAD_SHAPE or NON_FINITE when the first
+                measured state of an episode, and so the first set-point, is unusable.
+        """
+        start_ns = self._start_clock(now_ns) if self._start_ns is None else self._start_ns
+        missed = self._keep_time(now_ns)
+        period_ns = self._spec.period_ns
+        index = (now_ns - start_ns) // period_ns
+        step = self._step if self._step is not None and self._step.index == index else None
+        boundary, observed, skipped = step is None, False, 0
+        error: OnsetError | None = None
+        if boundary:
+            skipped = index - self._timeline.next_step
+            observed, error = self._read_and_observe(index)
+        error = self._receive(now_ns, index) or error
+        if step is None:
+            step = self._step = self._begin_step(index, skipped)
+        elapsed_ns = now_ns - start_ns - index * period_ns
+        self._set_point = set_point(
+            step.start, step.target, elapsed_ns, self._config.control_period_ns, period_ns
+        )
+        self._robot.write(Command(now_ns, self._set_point))
+        self._counters.errors += error is not None
+        return TickResult(
+            code=step.code,
+            step=index,
+            set_point=self._set_point,
+            boundary=boundary,
+            observed=observed,
+            clamped=step.clamped,
+            skipped=skipped,
+            missed=missed,
+            delay_over_limit=self._observer.over_limit,
+            error=error,
+        )
+
+    def _keep_time(self, now_ns: int) -> int:
+        """Returns the number of ticks that should have come before this one and did not."""
+        if now_ns < self._last_ns:
+            raise OnsetError(ErrorCode.BAD_VALUE, "now_ns", now_ns, f"{self._last_ns} or later")
+        self._last_ns = now_ns
+        period = self._config.control_period_ns
+        missed = max((now_ns - self._due_ns) // period, 0)
+        self._due_ns += (missed + 1) * period
+        self._counters.ticks += 1
+        self._counters.missed_deadlines += missed
+        return missed
+
+    def _read_and_observe(self, index: int) -> tuple[bool, OnsetError | None]:
+        """Reads the robot; says whether an observation was sent, or why it could not be."""
+        reading = self._robot.read()
+        if self._set_point is None:
+            self._set_point = self._initial_set_point(reading)
+        try:
+            observation = self._observer.observe(index, reading, self._timeline)
+            if observation is None:
+                return False, None
+            check_observation(observation, self._spec)
+            self._link.submit(observation)
+        except OnsetError as error:
+            return False, error
+        self._observer.sent(observation)
+        self._counters.observations += 1
+        self._counters.over_limit += self._observer.over_limit
+        return True, None
+
+    def _initial_set_point(self, reading: Reading) -> Float:
+        state = check_vector("reading.state", reading.state, self._spec.state_names)
+        return np.clip(state[self._state_index], self._lower, self._upper)
+
+    def _receive(self, now_ns: int, index: int) -> OnsetError | None:
+        """Merges what has arrived; returns what the link raised."""
+        try:
+            pieces = self._link.poll(now_ns)
+        except OnsetError as error:
+            return error
+        counters = self._counters
+        for piece in pieces:
+            counters.slices += 1
+            if piece.actions.shape != (len(piece.steps), len(self._spec.action)):
+                counters.malformed += 1
+                continue
+            self._observer.answered(piece, now_ns)
+            merged = self._timeline.merge(piece, index)
+            for count in fields(MergeResult):
+                total = getattr(counters, count.name) + getattr(merged, count.name)
+                setattr(counters, count.name, total)
+        return None
+
+    def _begin_step(self, index: int, skipped: int) -> _Step:
+        """Takes the action of a step; without a usable one the last set-point is held."""
+        action = self._timeline.execute(index)
+        start = target = np.asarray(self._set_point, dtype=np.float32)
+        code, clamped = TickCode.RUNNING, False
+        if action is None:
+            code = TickCode.STARVED
+        elif not np.isfinite(action).all():
+            code = TickCode.REFUSED
+        else:
+            target = np.clip(action, self._lower, self._upper)
+            clamped = bool((target != action).any())
+        counters = self._counters
+        counters.steps += 1
+        counters.skipped += skipped
+        counters.starved += code is TickCode.STARVED
+        counters.refused += code is TickCode.REFUSED
+        counters.clamped += clamped
+        return _Step(index, start, target, code, clamped)
+
+
+def _check_spec(spec: RobotSpec, config: LoopConfig) -> None:
+    if spec.period_ns % config.control_period_ns:
+        raise OnsetError(
+            ErrorCode.BAD_VALUE,
+            "config.control_period_ns",
+            config.control_period_ns,
+            f"a divisor of the policy period {spec.period_ns}",
+        )
+    if missing := sorted(set(spec.action_names) - set(spec.state_names)):
+        raise OnsetError(ErrorCode.BAD_NAMES, "robot.action", missing, list(spec.state_names))
+    if relative := [d.name for d in spec.action if d.kind is not ActionKind.ABSOLUTE]:
+        raise OnsetError(
+            ErrorCode.BAD_VALUE, "robot.action.kind", relative, f"{ActionKind.ABSOLUTE} only"
+        )

@@ -1,0 +1,136 @@
+"""What goes into the control loop and what comes out of a tick."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from controller.bounds import MAX_HORIZON, check_range
+from controller.errors import ErrorCode, OnsetError
+from controller.types import Float
+
+STRATEGIES = ("naive",)
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """Settings of a control loop.
+
+    Attributes:
+        control_period_ns: Time between ticks [ns]; divides the policy period.
+        execute_steps: K: an observation is sent this long after the one before [steps].
+        observe_when_empty: Send one at once when no action is ahead and none is on its way.
+        strategy: ``"naive"``: the old chunk goes on until the new one takes over; nothing is
+            conditioned on what is committed.
+        delay_steps: A fixed delay [steps]; None to measure it.
+        min_delay: Least measured delay [steps].
+        max_delay: Greatest measured delay [steps].
+        margin_ns: Added to the measured latency [ns].
+        horizon_limit: Actions further ahead than this are refused [steps].
+    """
+
+    control_period_ns: int
+    execute_steps: int
+    observe_when_empty: bool = True
+    strategy: str = "naive"
+    delay_steps: int | None = None
+    min_delay: int = 0
+    max_delay: int = 8
+    margin_ns: int = 0
+    horizon_limit: int = MAX_HORIZON
+
+    def __post_init__(self) -> None:
+        check_range("config.control_period_ns", self.control_period_ns, 1, 2**62)
+        check_range("config.execute_steps", self.execute_steps, 1, MAX_HORIZON)
+        if self.delay_steps is not None:
+            check_range("config.delay_steps", self.delay_steps, 0, MAX_HORIZON)
+        if self.strategy not in STRATEGIES:
+            raise OnsetError(
+                ErrorCode.UNKNOWN_STRATEGY, "config.strategy", self.strategy, list(STRATEGIES)
+            )
+
+
+class TickCode(StrEnum):
+    """What drove the set-point of a tick."""
+
+    RUNNING = "running"
+    STARVED = "starved"
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True)
+class TickResult:
+    """What one tick did.
+
+    Attributes:
+        code: RUNNING: an action; STARVED: none was there, the last set-point is held; REFUSED:
+            the action was not finite, the last set-point is held.
+        step: The present step.
+        set_point: What was written. Shape (A,), units as in the spec.
+        boundary: Whether a step began with this tick.
+        observed: Whether an observation was handed to the link.
+        clamped: Whether the action of this step was clamped to the limits.
+        skipped: Steps that time had passed over before this tick [count].
+        missed: Ticks that should have come before this one and did not [count].
+        delay_over_limit: Whether the measured delay is past ``max_delay``.
+        error: Why an observation was not sent, or what the link raised; else None. The loop
+            goes on.
+    """
+
+    code: TickCode
+    step: int
+    set_point: Float
+    boundary: bool = False
+    observed: bool = False
+    clamped: bool = False
+    skipped: int = 0
+    missed: int = 0
+    delay_over_limit: bool = False
+    error: OnsetError | None = None
+
+
+@dataclass
+class Counters:
+    """Counts since the episode began.
+
+    Attributes:
+        ticks: Ticks run.
+        steps: Steps begun.
+        observations: Observations handed to the link.
+        slices: Slices polled.
+        accepted: Actions that the timeline took.
+        late: Actions dropped because their step was past.
+        committed: Actions dropped because their step was committed.
+        superseded: Actions dropped for a newer observation's.
+        duplicate: Actions dropped because they were there already.
+        beyond: Actions dropped for being too far ahead.
+        stale: Actions dropped because they answer an earlier episode.
+        malformed: Slices dropped because their shape does not fit the robot.
+        starved: Steps without an action; the last set-point was held.
+        refused: Steps whose action was not finite; the last set-point was held.
+        clamped: Steps whose action was clamped to the limits.
+        skipped: Steps that time passed over.
+        missed_deadlines: Ticks that should have come and did not.
+        over_limit: Observations sent while the measured delay was past ``max_delay``.
+        errors: Ticks with an error.
+    """
+
+    ticks: int = 0
+    steps: int = 0
+    observations: int = 0
+    slices: int = 0
+    accepted: int = 0
+    late: int = 0
+    committed: int = 0
+    superseded: int = 0
+    duplicate: int = 0
+    beyond: int = 0
+    stale: int = 0
+    malformed: int = 0
+    starved: int = 0
+    refused: int = 0
+    clamped: int = 0
+    skipped: int = 0
+    missed_deadlines: int = 0
+    over_limit: int = 0
+    errors: int = 0

@@ -1,0 +1,108 @@
+"""Decides when an observation is due, puts it together, and measures its round trip."""
+
+from __future__ import annotations
+
+from controller.bounds import MAX_PROMPT_CHARS, check_text
+from controller.frame_ring import FrameRing
+from controller.latency import DelayEstimator
+from controller.loop_types import LoopConfig
+from controller.timeline import Timeline
+from controller.types import ActionSlice, Observation, Reading, RobotSpec
+
+
+class Observer:
+    """Makes the observations of a control loop. Ids count up across episodes."""
+
+    def __init__(self, spec: RobotSpec, config: LoopConfig, estimator: DelayEstimator) -> None:
+        self.estimator = estimator
+        self._spec = spec
+        self._config = config
+        self._ring = FrameRing(spec.cameras)
+        self._next_id = 0
+
+    @property
+    def next_id(self) -> int:
+        """The id of the next observation."""
+        return self._next_id
+
+    def reset(self, prompt: str) -> None:
+        """Begins a new episode; its first observation carries the prompt.
+
+        Raises:
+            OnsetError: The prompt is empty or too long.
+        """
+        self.set_prompt(prompt)
+        self._ring.clear()
+        self._last_step: int | None = None
+        self._waiting: dict[int, int] = {}
+
+    def set_prompt(self, prompt: str) -> None:
+        """Changes the instruction from the next observation on.
+
+        Raises:
+            OnsetError: The prompt is empty or too long.
+        """
+        self._new_prompt: str | None = check_text("prompt", prompt, MAX_PROMPT_CHARS)
+
+    def observe(self, step: int, reading: Reading, timeline: Timeline) -> Observation | None:
+        """Returns an observation when one is due, and commits the actions that it promises.
+
+        One is due ``execute_steps`` after the one before, and, where the configuration says so,
+        at once when no action is ahead and no reply is on its way.
+
+        Raises:
+            OnsetError: A frame is missing or has a wrong shape; it stays due.
+        """
+        due = self._is_due(step, timeline)
+        self._ring.push(step, reading.frames, needed_now=due)
+        if not due:
+            return None
+        delay = self.delay()
+        committed = timeline.commit(step, delay).reshape(-1, len(self._spec.action))
+        dry_in_steps = max(timeline.ahead(step), delay, 1)
+        observation = Observation(
+            id=self._next_id,
+            step=step,
+            capture_ns=reading.capture_ns,
+            state=reading.state,
+            frames=self._ring.lagged(step),
+            committed=committed,
+            delay=delay,
+            deadline_ns=dry_in_steps * self._spec.period_ns,
+            prompt=self._new_prompt,
+        )
+        self._next_id += 1
+        self._last_step = step
+        return observation
+
+    def sent(self, observation: Observation) -> None:
+        """Notes that the link has taken an observation: its prompt need not be said again."""
+        self._new_prompt = None
+        self._waiting[observation.id] = observation.capture_ns
+
+    def answered(self, piece: ActionSlice, now_ns: int) -> None:
+        """Measures the round trip of an observation's first slice.
+
+        Older observations are no longer waited for.
+        """
+        capture_ns = self._waiting.get(piece.observation_id)
+        if capture_ns is None:
+            return
+        self.estimator.observe(now_ns - capture_ns)
+        self._waiting = {i: t for i, t in self._waiting.items() if i > piece.observation_id}
+
+    def delay(self) -> int:
+        """Returns d: the fixed delay, or the measured one [steps]."""
+        fixed = self._config.delay_steps
+        return self.estimator.delay() if fixed is None else fixed
+
+    @property
+    def over_limit(self) -> bool:
+        """Whether the measured delay is past what the policy was trained for."""
+        return self._config.delay_steps is None and self.estimator.over_limit
+
+    def _is_due(self, step: int, timeline: Timeline) -> bool:
+        if self._last_step is None or step - self._last_step >= self._config.execute_steps:
+            return True
+        dry = timeline.ahead(step) == 0
+        return self._config.observe_when_empty and dry and not self._waiting

@@ -1,0 +1,194 @@
+"""Merges action slices by absolute step.
+
+A chunk of observation 7 is being executed when observation 9 is taken at step 4 with a delay of 3
+steps. Its committed actions stay; the new chunk takes over behind them::
+
+    step            2    3    4    5    6    7    8    9    10   11
+    observation 7   a7   a7   a7   a7   a7   a7   a7
+    observation 9             a9   a9   a9   a9   a9   a9   a9   a9
+                              |------------|
+                               committed (7)
+    executed        a7   a7   a7   a7   a7   a9   a9   a9   a9   a9
+
+What stands at a step depends on observation ids and on what is committed, never on arrival order.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from controller.bounds import MAX_HORIZON, check_range
+from controller.errors import ErrorCode, OnsetError
+from controller.types import ActionSlice, Float
+
+
+@dataclass(frozen=True)
+class MergeResult:
+    """What became of the actions of one or more slices [count].
+
+    Attributes:
+        accepted: Stand now.
+        late: Dropped: their step is past.
+        committed: Dropped: their step is committed to an older observation.
+        superseded: Dropped: a newer observation's action stands there.
+        duplicate: Dropped: the same observation's action stands there already.
+        beyond: Dropped: further ahead than the horizon limit.
+        stale: Dropped: they answer an observation of an earlier episode.
+    """
+
+    accepted: int = 0
+    late: int = 0
+    committed: int = 0
+    superseded: int = 0
+    duplicate: int = 0
+    beyond: int = 0
+    stale: int = 0
+
+    def __add__(self, other: MergeResult) -> MergeResult:
+        return MergeResult(
+            self.accepted + other.accepted,
+            self.late + other.late,
+            self.committed + other.committed,
+            self.superseded + other.superseded,
+            self.duplicate + other.duplicate,
+            self.beyond + other.beyond,
+            self.stale + other.stale,
+        )
+
+
+@dataclass
+class _Entry:
+    observation_id: int
+    action: Float
+    committed: bool = False
+
+
+class Timeline:
+    """The actions ahead, at most one per step; each is executed once, in order of steps."""
+
+    def __init__(self, horizon_limit: int = MAX_HORIZON) -> None:
+        """Makes an empty timeline.
+
+        Args:
+            horizon_limit: Actions this far or further ahead of the present are refused [steps].
+        """
+        self._horizon_limit = check_range("horizon_limit", horizon_limit, 1, MAX_HORIZON)
+        self.reset()
+
+    def reset(self, first_observation_id: int = 0) -> None:
+        """Begins a new episode at step 0.
+
+        Args:
+            first_observation_id: Slices that answer an older observation are stale from now on.
+        """
+        self._first_observation_id = first_observation_id
+        self._entries: dict[int, _Entry] = {}
+        self._next_step = 0
+        self._missing = 0
+        self._skipped = 0
+
+    @property
+    def next_step(self) -> int:
+        """The first step that can still be executed."""
+        return self._next_step
+
+    @property
+    def last_step(self) -> int | None:
+        """The last step that has an action; None when there is none ahead."""
+        return max(self._entries, default=None)
+
+    @property
+    def missing(self) -> int:
+        """Executed steps that had no action [count]."""
+        return self._missing
+
+    @property
+    def skipped(self) -> int:
+        """Steps that were never executed because time had passed them [count]."""
+        return self._skipped
+
+    def ahead(self, step: int) -> int:
+        """Returns the number of steps from ``step`` on that have an action without a gap."""
+        count = 0
+        while step + count in self._entries:
+            count += 1
+        return count
+
+    def action(self, step: int) -> Float | None:
+        """Returns the action that stands at a step, or None. Shape (A,)."""
+        entry = self._entries.get(step)
+        return None if entry is None else entry.action
+
+    def merge(self, piece: ActionSlice, now_step: int) -> MergeResult:
+        """Merges one slice and says what became of each of its actions.
+
+        Args:
+            piece: The slice.
+            now_step: The present step; actions for earlier steps are late.
+        """
+        if piece.observation_id < self._first_observation_id:
+            return MergeResult(stale=len(piece.steps))
+        counts = dict.fromkeys(MergeResult.__dataclass_fields__, 0)
+        first = max(now_step, self._next_step)
+        for step, action in zip(piece.steps.tolist(), piece.actions, strict=True):
+            counts[self._place(step, action, piece.observation_id, first)] += 1
+        return MergeResult(**counts)
+
+    def _place(self, step: int, action: Float, observation_id: int, first: int) -> str:
+        if step < first:
+            return "late"
+        if step >= first + self._horizon_limit:
+            return "beyond"
+        entry = self._entries.get(step)
+        if entry is not None:
+            if entry.observation_id == observation_id:
+                return "duplicate"
+            if entry.committed:
+                return "committed"
+            if entry.observation_id > observation_id:
+                return "superseded"
+        kept = np.array(action, dtype=np.float32)
+        kept.flags.writeable = False
+        self._entries[step] = _Entry(observation_id, kept)
+        return "accepted"
+
+    def commit(self, step: int, delay: int) -> Float:
+        """Commits the actions of steps ``step .. step+delay-1``: they never change again.
+
+        Returns:
+            The committed actions. Shape (n, A), n <= delay: fewer where the chunk ends before, or
+            has a gap. Shape (0, 0) when there is none.
+        """
+        actions = []
+        for at in range(step, step + min(delay, self.ahead(step))):
+            entry = self._entries[at]
+            entry.committed = True
+            actions.append(entry.action)
+        return np.stack(actions) if actions else np.zeros((0, 0), dtype=np.float32)
+
+    def execute(self, step: int) -> Float | None:
+        """Takes the action of a step off the timeline; a step can be executed once.
+
+        Steps that are passed over count as skipped; a step without an action counts as missing.
+
+        Returns:
+            The action, or None when there is none. Shape (A,).
+
+        Raises:
+            OnsetError: STEP_ORDER when this or a later step was executed before.
+        """
+        if step < self._next_step:
+            raise OnsetError(
+                ErrorCode.STEP_ORDER, "timeline.execute", step, f"{self._next_step} or later"
+            )
+        self._skipped += step - self._next_step
+        entry = self._entries.pop(step, None)
+        for passed in [at for at in self._entries if at < step]:
+            del self._entries[passed]
+        self._next_step = step + 1
+        if entry is None:
+            self._missing += 1
+            return None
+        return entry.action
