@@ -1,0 +1,68 @@
+import numpy as np
+import pytest
+
+from controller.errors import ErrorCode, OnsetError
+from controller.frames import decode_image, encode_image
+from controller.types import CameraSpec, FrameEncoding
+
+CAMERA = CameraSpec("front", 48, 64)
+
+
+def gradient() -> np.ndarray:
+    """Red grows downwards, green to the right, blue is weak: channels cannot be mistaken."""
+    image = np.empty((48, 64, 3), np.uint8)
+    image[..., 0] = np.linspace(0, 255, 48)[:, None]
+    image[..., 1] = np.linspace(0, 255, 64)[None]
+    image[..., 2] = 10
+    return image
+
+
+@pytest.mark.parametrize("encoding", [FrameEncoding.RAW, FrameEncoding.PNG])
+def test_lossless_encodings_keep_every_bit(encoding):
+    image = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+    decoded = decode_image("f", encode_image(image, encoding), encoding, CAMERA)
+    assert np.array_equal(decoded, image)
+
+
+def test_jpeg_keeps_the_channels_in_order():
+    data = encode_image(gradient(), FrameEncoding.JPEG)
+    decoded = decode_image("f", data, FrameEncoding.JPEG, CAMERA)
+    assert np.abs(decoded.astype(int) - gradient()).mean() < 3
+
+
+@pytest.mark.parametrize("encoding", list(FrameEncoding))
+def test_what_is_no_whole_image_of_the_right_size_is_refused(encoding):
+    good = encode_image(gradient(), encoding)
+    small = encode_image(gradient()[:20], encoding)
+    for bad in (good[:-1], good[: len(good) // 2], small, b"\x00" * 100, b"x"):
+        with pytest.raises(OnsetError) as caught:
+            decode_image("f", bad, encoding, CAMERA)
+        assert caught.value.code is ErrorCode.BAD_FRAME
+
+
+@pytest.mark.parametrize("encoding", [FrameEncoding.JPEG, FrameEncoding.PNG])
+def test_a_huge_image_in_a_small_message_is_refused_by_its_header(encoding):
+    huge = encode_image(np.zeros((3000, 3000, 3), np.uint8), encoding)
+    with pytest.raises(OnsetError, match="given 3000x3000; allowed: 48x64"):
+        decode_image("f", huge, encoding, CAMERA)
+
+
+def test_one_encoding_does_not_pass_for_another():
+    data = encode_image(gradient(), FrameEncoding.PNG)
+    with pytest.raises(OnsetError):
+        decode_image("f", data, FrameEncoding.JPEG, CAMERA)
+
+
+def test_random_damage_never_raises_anything_else():
+    rng = np.random.default_rng(1)
+    for encoding in (FrameEncoding.JPEG, FrameEncoding.PNG):
+        good = np.frombuffer(encode_image(gradient(), encoding), np.uint8)
+        for _ in range(100):
+            bad = good.copy()
+            bad[rng.integers(0, len(bad), 5)] = rng.integers(0, 256, 5)
+            try:
+                image = decode_image("f", bad.tobytes(), encoding, CAMERA)
+            except OnsetError as error:
+                assert error.code is ErrorCode.BAD_FRAME
+            else:
+                assert image.shape == (48, 64, 3)
