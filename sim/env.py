@@ -34,7 +34,7 @@ _TEMPLATE = """
     <light pos="0.6 0.5 1.4" dir="-0.3 -0.4 -1" diffuse="0.55 0.55 0.55" specular="0.1 0.1 0.1"
       castshadow="{cast}"/>
     <geom name="table" type="plane" size="0.8 0.8 0.1" material="table" friction="0.9 0.02 0.001"/>
-    <camera name="front" pos="0.74 0 0.50" xyaxes="0 1 0 -0.70 0 0.72" fovy="42"/>
+    <camera name="front" pos="0.62 0 0.46" xyaxes="0 1 0 -0.866 0 0.5" fovy="43"/>
     <camera name="film" pos="0.72 -0.52 0.48" xyaxes="0.68 0.74 0 -0.36 0.33 0.87" fovy="42"/>
     {arm}
     {scene}

@@ -103,7 +103,7 @@ class Intercept(Task):
         return self.prompt
 
     def _roll(self, colour: str, side: float, rng: np.random.Generator) -> _Ball:
-        start = np.array([rng.uniform(0.52, 0.62), rng.uniform(-0.16, 0.16)])
+        start = np.array([rng.uniform(0.46, 0.54), rng.uniform(-0.16, 0.16)])
         speed = rng.uniform(*self.speed)
         # Where it will cross in the end: never where the gripper waits.
         cross = side * rng.uniform(_CROSS_MIN, _REACH_Y)

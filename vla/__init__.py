@@ -1,0 +1,1 @@
+"""Onset's policy side: flow VLAs, their schedules, sampling, serving and training."""

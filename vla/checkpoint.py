@@ -1,0 +1,128 @@
+"""Checkpoints: weights in safetensors, everything else in a JSON beside them. No pickle."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from controller.errors import ErrorCode, OnsetError
+from controller.types import ActionKind, CameraSpec, Dimension, FrameEncoding, RobotSpec
+from vla.models.small import SmallVLA, SmallVLAConfig
+from vla.transforms import Normaliser, Tokeniser
+
+WEIGHTS = Path(__file__).parent / "weights"
+
+
+@dataclass(frozen=True)
+class PolicyMeta:
+    """What a policy expects from a robot, and what it is.
+
+    Attributes:
+        name: Its name, e.g. ``"small-whack"``.
+        model: Sizes of the model.
+        prompts: Instructions it knows.
+        robot: The robot it was trained on: names, units, cameras and period.
+        expert_steps: Expert steps it was tuned for.
+    """
+
+    name: str
+    model: SmallVLAConfig
+    prompts: tuple[str, ...]
+    robot: RobotSpec
+    expert_steps: int = 10
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A policy ready to run.
+
+    Attributes:
+        meta: What it is.
+        model: In evaluation mode.
+        normaliser: State and action scales.
+        tokeniser: Instruction to ids.
+        digest: SHA-256 of the weight file, hexadecimal; empty when it was never a file.
+    """
+
+    meta: PolicyMeta
+    model: SmallVLA
+    normaliser: Normaliser
+    tokeniser: Tokeniser
+    digest: str = ""
+
+
+def save_checkpoint(path: Path, meta: PolicyMeta, model: SmallVLA, normaliser: Normaliser) -> None:
+    """Writes ``path`` (``.safetensors``) and the JSON beside it."""
+    tensors = {f"model.{name}": t.contiguous() for name, t in model.state_dict().items()}
+    tensors |= {f"normaliser.{name}": t for name, t in normaliser.tensors().items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, path)
+    path.with_suffix(".json").write_text(json.dumps(asdict(meta), indent=1) + "\n")
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Reads a checkpoint.
+
+    Args:
+        path: The ``.safetensors`` file, or the name of a bundled policy.
+
+    Raises:
+        OnsetError: A file is missing, or its tensors do not fit the model.
+    """
+    if path.suffix != ".safetensors":
+        path = WEIGHTS / f"{path.name}.safetensors"
+    config = path.with_suffix(".json")
+    if not path.is_file() or not config.is_file():
+        bundled = sorted(p.stem for p in WEIGHTS.glob("*.safetensors"))
+        raise OnsetError(
+            ErrorCode.BAD_VALUE,
+            "policy",
+            path.name,
+            f"a .safetensors file with a .json beside it, or one of {bundled}",
+        )
+    meta = _meta(json.loads(config.read_text()))
+    tensors = load_file(path)
+    weights = {n[6:]: t for n, t in tensors.items() if n.startswith("model.")}
+    model = SmallVLA(meta.model)
+    missing, unexpected = model.load_state_dict(weights, strict=False)
+    if missing or unexpected:
+        raise OnsetError(
+            ErrorCode.BAD_NAMES,
+            f"policy[{path.name}]",
+            f"missing {missing}, unexpected {unexpected}",
+            "the tensors of its configuration",
+        )
+    scales = {n[11:]: t for n, t in tensors.items() if n.startswith("normaliser.")}
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    tokeniser = Tokeniser.of(meta.prompts)
+    return Checkpoint(meta, model.eval(), Normaliser(**scales), tokeniser, digest)
+
+
+def random_checkpoint(meta: PolicyMeta, normaliser: Normaliser, seed: int) -> Checkpoint:
+    """A policy of the same shape with untrained weights: the reference that must fail."""
+    torch.manual_seed(seed)
+    model = SmallVLA(meta.model).eval()
+    return Checkpoint(meta, model, normaliser, Tokeniser.of(meta.prompts))
+
+
+def _meta(raw: dict) -> PolicyMeta:
+    robot = dict(raw["robot"])
+    for part, kind in (("state", Dimension), ("action", Dimension), ("cameras", CameraSpec)):
+        robot[part] = tuple(kind(**_tuples(row)) for row in robot[part])
+    model = SmallVLAConfig(**_tuples(raw["model"]))
+    rest = {**raw, "model": model, "robot": RobotSpec(**robot), "prompts": tuple(raw["prompts"])}
+    return PolicyMeta(**rest)
+
+
+def _tuples(raw: dict) -> dict:
+    """JSON has lists where the dataclasses have tuples, and text where they have enumerations."""
+    enums = {"kind": ActionKind, "encoding": FrameEncoding}
+    return {
+        name: enums[name](value) if name in enums else tuple(value) if isinstance(value, list) else value
+        for name, value in raw.items()
+    }

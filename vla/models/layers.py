@@ -1,0 +1,56 @@
+"""Transformer pieces that the prefix and the expert share."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Block(nn.Module):
+    """A pre-norm transformer block whose queries may also read given keys and values."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm_attention = nn.LayerNorm(width)
+        self.query = nn.Linear(width, width)
+        self.key_value = nn.Linear(width, 2 * width)
+        self.out = nn.Linear(width, width)
+        self.norm_mlp = nn.LayerNorm(width)
+        self.mlp = nn.Sequential(
+            nn.Linear(width, 4 * width), nn.GELU(approximate="tanh"), nn.Linear(4 * width, width)
+        )
+
+    def keys_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of rows x. Shape (B, N, D) to two of (B, heads, N, D / heads)."""
+        keys, values = self.key_value(self.norm_attention(x)).chunk(2, dim=-1)
+        return self._split(keys), self._split(values)
+
+    def forward(
+        self, x: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None
+    ) -> Tensor:
+        """Attends from x to the keys and values, then through the MLP.
+
+        Args:
+            x: Shape (B, M, D).
+            keys: Shape (B, heads, N, D / heads); x's own rows are included where wanted.
+            values: Shape (B, heads, N, D / heads).
+            mask: True where attention is allowed, broadcast to (B, heads, M, N).
+        """
+        query = self._split(self.query(self.norm_attention(x)))
+        read = F.scaled_dot_product_attention(query, keys, values, attn_mask=mask)
+        x = x + self.out(read.transpose(1, 2).flatten(2))
+        return x + self.mlp(self.norm_mlp(x))
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+
+def time_embedding(tau: Tensor, width: int) -> Tensor:
+    """Sines and cosines of a flow time, periods from 0.004 to 4. Shape (...) to (..., width)."""
+    fraction = torch.linspace(0, 1, width // 2, device=tau.device, dtype=tau.dtype)
+    angle = tau[..., None] * (2 * math.pi / (0.004 * 1000.0**fraction))
+    return torch.cat([angle.sin(), angle.cos()], dim=-1)

@@ -1,0 +1,220 @@
+"""The built-in small flow VLA.
+
+    frames --patches--> image tokens --\\
+    words  ----------> word tokens -----+-- bidirectional prefix --> keys, values per layer
+    readout queries -------------------/            |                       |
+                                                    v                       v
+    state ------------------------------> summary --+--> action tokens, one flow time each
+                                                         (expert) --> clean action --> velocity
+
+Each patch is embedded by itself, so an image token depends on its own pixels and on the
+instruction until the first attention. The state is not in the prefix: a still scene gives the same
+prefix whatever the arm does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from vla.flow import velocity_from_clean
+from vla.models.layers import Block, time_embedding
+from vla.policy import Context, PolicyInput
+
+
+@dataclass(frozen=True)
+class SmallVLAConfig:
+    """Sizes of the model.
+
+    Attributes:
+        cameras: Camera names, in order.
+        lags: Frames per camera, in the same order.
+        image_size: Height and width of a frame [px].
+        patch: Height and width of a patch [px].
+        width: D.
+        depth: Layers of the prefix and of the expert.
+        heads: Attention heads.
+        horizon: H.
+        state_dim: S.
+        action_dim: A.
+        words: Vocabulary size, with 0 for padding.
+        max_words: W, the longest instruction.
+        readouts: R, the things an instruction refers to.
+    """
+
+    cameras: tuple[str, ...]
+    lags: tuple[int, ...]
+    image_size: int = 96
+    patch: int = 12
+    width: int = 128
+    depth: int = 3
+    heads: int = 4
+    horizon: int = 32
+    state_dim: int = 12
+    action_dim: int = 6
+    words: int = 32
+    max_words: int = 10
+    readouts: int = 1
+
+    @property
+    def grid(self) -> int:
+        return self.image_size // self.patch
+
+
+@dataclass(frozen=True)
+class Readout:
+    """Where the model looks for what the instruction refers to.
+
+    Attributes:
+        scores: Logits over the patches of each camera. Shape (B, C, R, P).
+        uv: Position in the picture, 0..1 from the top left. Shape (B, C, R, 2).
+        feature: Shape (B, R, D).
+    """
+
+    scores: Tensor
+    uv: Tensor
+    feature: Tensor
+
+
+class SmallVLA(nn.Module):
+    """See the module's docstring. Implements ``FlowPolicy``."""
+
+    def __init__(self, config: SmallVLAConfig) -> None:
+        super().__init__()
+        self.config = config
+        c, width = config, config.width
+        self.patches = nn.ModuleList(
+            PatchEmbedding(lags, c.patch, c.grid, width) for lags in c.lags
+        )
+        self.word = nn.Embedding(c.words, width, padding_idx=0)
+        self.word_position = nn.Parameter(torch.randn(c.max_words, width) * 0.02)
+        self.instruction = nn.Sequential(
+            nn.Linear(c.max_words * width, width), nn.GELU(), nn.Linear(width, width), nn.GELU()
+        )
+        self.queries = nn.Parameter(torch.randn(c.readouts, width) * 0.02)
+        self.prefix = nn.ModuleList(Block(width, c.heads) for _ in range(c.depth))
+        self.readout = ReadoutHead(c)
+
+        self.state_in = nn.Sequential(
+            nn.Linear(c.state_dim + c.readouts * width, 2 * width),
+            nn.GELU(),
+            nn.Linear(2 * width, width),
+        )
+        self.action_in = nn.Sequential(
+            nn.Linear(c.action_dim + width, width), nn.SiLU(), nn.Linear(width, width)
+        )
+        self.action_position = nn.Parameter(torch.randn(c.horizon, width) * 0.02)
+        self.expert = nn.ModuleList(Block(width, c.heads) for _ in range(c.depth))
+        self.norm_out = nn.LayerNorm(width)
+        self.action_out = nn.Linear(width, c.action_dim)
+
+    @property
+    def horizon(self) -> int:
+        return self.config.horizon
+
+    @property
+    def action_dim(self) -> int:
+        return self.config.action_dim
+
+    def encode(self, inputs: PolicyInput) -> Context:
+        return self.encode_with_readout(inputs)[0]
+
+    def encode_with_readout(self, inputs: PolicyInput) -> tuple[Context, Readout]:
+        """``encode``, and the readout that training supervises."""
+        words = self.word(inputs.tokens) + self.word_position
+        words = words * (inputs.tokens > 0)[..., None]
+        instruction = self.instruction(words.flatten(1))
+        images = [
+            patches(inputs.images[name], instruction)
+            for name, patches in zip(self.config.cameras, self.patches, strict=True)
+        ]
+        queries = self.queries.expand(len(words), -1, -1) + instruction[:, None]
+        x = torch.cat([*images, words, queries], dim=1)
+        image_rows = sum(image.shape[1] for image in images)
+
+        keys, values = [], []
+        for i, block in enumerate(self.prefix):
+            k, v = block.keys_values(x)
+            keys.append(k)
+            values.append(v)
+            # The expert reads keys and values only: the last block needs no rows of its own.
+            if i + 1 < len(self.prefix):
+                x = block(x, k, v)
+        readout = self.readout(x[:, :image_rows], x[:, -self.config.readouts :])
+        summary = self.state_in(torch.cat([inputs.state, readout.feature.flatten(1)], dim=-1))
+        return Context(tuple(keys), tuple(values), summary, image_rows), readout
+
+    def velocity(self, x: Tensor, tau: Tensor, context: Context) -> Tensor:
+        return velocity_from_clean(x, self.clean(x, tau, context), tau)
+
+    def clean(self, x: Tensor, tau: Tensor, context: Context) -> Tensor:
+        """The clean chunk that the expert expects behind x. Shapes as in ``velocity``."""
+        time = time_embedding(tau, self.config.width)
+        h = self.action_in(torch.cat([x, time], dim=-1)) + self.action_position
+        # The summary is a token of its own, and is added to each action token as well.
+        h = torch.cat([context.summary[:, None], h + context.summary[:, None]], dim=1)
+        for block, keys, values in zip(self.expert, context.keys, context.values, strict=True):
+            k, v = block.keys_values(h)
+            h = block(h, torch.cat([keys, k], dim=2), torch.cat([values, v], dim=2))
+        return self.action_out(self.norm_out(h[:, 1:]))
+
+
+class PatchEmbedding(nn.Module):
+    """Frames of one camera to image tokens: the newest frame, and its change since each lag."""
+
+    def __init__(self, lags: int, patch: int, grid: int, width: int) -> None:
+        super().__init__()
+        self.patch = patch
+        self.pixels = nn.Linear(lags * 3 * patch * patch, 2 * width)
+        self.modulation = nn.Linear(width, 4 * width)
+        self.out = nn.Linear(2 * width, width)
+        self.position = nn.Parameter(torch.randn(grid * grid, width) * 0.02)
+
+    def forward(self, frames: Tensor, instruction: Tensor) -> Tensor:
+        """uint8 frames (B, lags, h, w, 3) and (B, D) to tokens (B, patches, D)."""
+        x = frames.float().div(255.0)
+        x = torch.cat([x[:, :1] - 0.5, x[:, :1] - x[:, 1:]], dim=1) if x.shape[1] > 1 else x - 0.5
+        b, lags, h, w, _ = x.shape
+        p = self.patch
+        x = x.reshape(b, lags, h // p, p, w // p, p, 3).permute(0, 2, 4, 1, 3, 5, 6)
+        x = self.pixels(x.reshape(b, (h // p) * (w // p), -1) * 2.0)
+        scale, shift = self.modulation(instruction)[:, None].chunk(2, dim=-1)
+        x = nn.functional.gelu(x * (1 + scale) + shift, approximate="tanh")
+        return self.out(x) + self.position
+
+
+class ReadoutHead(nn.Module):
+    """Soft arg-max over patches with an offset inside the patch."""
+
+    def __init__(self, config: SmallVLAConfig) -> None:
+        super().__init__()
+        self.readouts, self.cameras, self.grid = config.readouts, len(config.cameras), config.grid
+        width = config.width
+        self.norm_image, self.norm_query = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.score = nn.Linear(width, config.readouts * width)
+        self.offset = nn.Linear(width, config.readouts * 2)
+        self.feature = nn.Sequential(
+            nn.Linear(self.cameras * (2 + width + 1) + width, 2 * width),
+            nn.GELU(),
+            nn.Linear(2 * width, width),
+        )
+        centre = (torch.arange(self.grid) + 0.5) / self.grid
+        centres = torch.stack(torch.meshgrid(centre, centre, indexing="xy"), dim=-1).reshape(-1, 2)
+        self.register_buffer("centres", centres, persistent=False)
+
+    def forward(self, images: Tensor, queries: Tensor) -> Readout:
+        """Image rows (B, C P, D) and query rows (B, R, D)."""
+        images, queries = self.norm_image(images), self.norm_query(queries)
+        images = images.unflatten(1, (self.cameras, -1))  # (B, C, P, D)
+        keys = self.score(images).unflatten(-1, (self.readouts, -1))  # (B, C, P, R, D)
+        scores = torch.einsum("bcprd,brd->bcrp", keys, queries) / images.shape[-1] ** 0.5
+        weight = scores.softmax(-1)
+        offset = self.offset(images).unflatten(-1, (self.readouts, 2))  # (B, C, P, R, 2)
+        place = self.centres[:, None] + offset / self.grid
+        uv = torch.einsum("bcrp,bcprx->bcrx", weight, place)
+        seen = torch.einsum("bcrp,bcpd->bcrd", weight, images)
+        level = scores.logsumexp(-1, keepdim=True) * 0.1  # low when it is nowhere in the picture
+        evidence = torch.cat([uv * 4 - 2, seen, level], dim=-1).transpose(1, 2).flatten(2)
+        return Readout(scores, uv, self.feature(torch.cat([evidence, queries], dim=-1)))

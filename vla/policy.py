@@ -1,0 +1,89 @@
+"""What every flow policy offers to the sampler, the trainer and the server."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class PolicyInput:
+    """A batch of observations as a model takes them.
+
+    Attributes:
+        images: Per camera, uint8 RGB of all its lags. Shape (B, lags, h, w, 3).
+        state: Normalised state. Shape (B, S).
+        tokens: Instruction token ids, 0 for padding. Shape (B, W), int64.
+    """
+
+    images: dict[str, Tensor]
+    state: Tensor
+    tokens: Tensor
+
+    def to(self, device: torch.device) -> PolicyInput:
+        return PolicyInput(
+            {name: image.to(device) for name, image in self.images.items()},
+            self.state.to(device),
+            self.tokens.to(device),
+        )
+
+
+@dataclass(frozen=True)
+class Context:
+    """What one encoding of an observation leaves for every expert step.
+
+    Attributes:
+        keys: One per layer. Shape (B, heads, N, head width).
+        values: One per layer. Shape (B, heads, N, head width).
+        summary: State and readouts, added to every action token. Shape (B, D).
+        image_rows: How many of the N rows are image tokens; they come first.
+    """
+
+    keys: tuple[Tensor, ...]
+    values: tuple[Tensor, ...]
+    summary: Tensor
+    image_rows: int
+
+    def repeat(self, times: int) -> Context:
+        """The same context for several noise draws, sample by sample."""
+        return Context(
+            tuple(k.repeat_interleave(times, dim=0) for k in self.keys),
+            tuple(v.repeat_interleave(times, dim=0) for v in self.values),
+            self.summary.repeat_interleave(times, dim=0),
+            self.image_rows,
+        )
+
+
+class FlowPolicy(Protocol):
+    """A policy whose chunk is the end of a flow.
+
+    Attributes:
+        horizon: H, actions in a chunk.
+        action_dim: A.
+    """
+
+    @property
+    def horizon(self) -> int: ...
+
+    @property
+    def action_dim(self) -> int: ...
+
+    def encode(self, inputs: PolicyInput) -> Context:
+        """Runs vision and prefix once."""
+        ...
+
+    def velocity(self, x: Tensor, tau: Tensor, context: Context) -> Tensor:
+        """One expert step.
+
+        Args:
+            x: Normalised noisy chunk. Shape (B, H, A).
+            tau: Flow time of each action index. Shape (B, H).
+            context: From ``encode``.
+
+        Returns:
+            Velocity. Shape (B, H, A).
+        """
+        ...

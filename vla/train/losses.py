@@ -1,0 +1,85 @@
+"""What training minimises: the flow, and where the model looks while it learns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vla.flow import flow_matching_loss, interpolate, sample_time
+from vla.models.small import Readout, SmallVLA
+from vla.train.data import Batch
+
+
+class PlaceHead(nn.Module):
+    """Auxiliary regression of the targets' place; used in training only, never shipped."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, 7))
+
+    def forward(self, feature: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, R, D) to position and velocity [dm] (B, R, 6) and a logit of visibility (B, R)."""
+        out = self.net(feature)
+        return out[..., :6], out[..., 6]
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Parts of the loss and the figures by which a stage is judged.
+
+    Attributes:
+        total: Weighted sum, scalar.
+        flow: Flow-matching loss, scalar.
+        cell: Share of visible targets whose patch is found.
+        pixel: Mean distance of the readout from the target [share of the picture].
+        place: Mean error of the regressed position [m].
+    """
+
+    total: Tensor
+    flow: float
+    cell: float
+    pixel: float
+    place: float
+
+
+def losses(
+    model: SmallVLA, head: PlaceHead, batch: Batch, draws: int, generator: torch.Generator
+) -> Losses:
+    """One forward pass: the image is encoded once and shared by several noise draws."""
+    context, readout = model.encode_with_readout(batch.inputs)
+    action = batch.chunk.repeat_interleave(draws, dim=0)
+    noise = torch.randn(action.shape, generator=generator).to(action)
+    tau = sample_time(len(action), model.horizon, generator).to(action)
+    x = interpolate(action, noise, tau)
+    predicted = model.velocity(x, tau, context.repeat(draws))
+    mask = torch.ones_like(tau, dtype=torch.bool)
+    flow = flow_matching_loss(predicted, action, noise, tau, mask)
+
+    heat, cell = _heatmap(readout, batch, model.config.grid)
+    inside = batch.inside
+    gap = (readout.uv - batch.uv).norm(dim=-1)
+    pixel = (gap * inside).sum() / inside.sum().clamp(min=1)
+    place, seen = head(readout.feature)
+    visible = batch.visible[..., None]
+    # A velocity of 1 dm/s matters as much as a position of 1 dm: it is led by a fraction of a second.
+    error = F.smooth_l1_loss(place, batch.place, reduction="none", beta=0.1) * visible
+    regression = error.sum() / (6 * visible.sum()).clamp(min=1)
+    presence = F.binary_cross_entropy_with_logits(seen, batch.visible.float())
+    total = flow + 0.1 * heat + 2.0 * pixel + 0.5 * regression + 0.05 * presence
+    away = ((place - batch.place)[..., :3].norm(dim=-1) * batch.visible).sum()
+    metres = 0.1 * away / batch.visible.sum().clamp(min=1)
+    return Losses(total, flow.item(), cell, pixel.item(), metres.item())
+
+
+def _heatmap(readout: Readout, batch: Batch, grid: int) -> tuple[Tensor, float]:
+    """Cross-entropy of the patch in which each target is, over those inside the picture."""
+    place = (batch.uv.clamp(0, 1 - 1e-6) * grid).long()
+    index = place[..., 1] * grid + place[..., 0]  # (B, C, R)
+    entropy = F.cross_entropy(readout.scores.flatten(0, 2), index.flatten(), reduction="none")
+    inside = batch.inside.flatten()
+    count = inside.sum().clamp(min=1)
+    found = (readout.scores.argmax(-1).flatten() == index.flatten()) & inside
+    return (entropy * inside).sum() / count, (found.sum() / count).item()
