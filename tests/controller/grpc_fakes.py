@@ -17,7 +17,6 @@ from controller.messages import Close, Description, Open, Opened
 from controller.transport import SERVER_OPTIONS
 from controller.types import ActionSlice, Observation, RobotSpec
 from onset.v1 import policy_pb2 as pb
-from onset.v1 import policy_pb2_grpc
 
 Reply = Callable[[Observation, "Context"], Awaitable[None]]
 
@@ -48,7 +47,7 @@ async def answer_at_once(observation: Observation, context: Context) -> None:
     await context.send(answer(observation, len(context.robot.action)))
 
 
-class Servicer(policy_pb2_grpc.PolicyServiceServicer):
+class Servicer:
     def __init__(self, description: Description, reply: Reply) -> None:
         self.description = description
         self.reply = reply
@@ -94,6 +93,10 @@ class Servicer(policy_pb2_grpc.PolicyServiceServicer):
         )
 
 
+def _serialise(message) -> bytes:
+    return message if isinstance(message, bytes) else message.SerializeToString()
+
+
 class FakeServer:
     """Serves until ``kill``; may be started again on the same port."""
 
@@ -126,9 +129,23 @@ class FakeServer:
         self._loop.run_until_complete(self._serve())
         self._loop.close()
 
+    def _handlers(self) -> grpc.GenericRpcHandler:
+        """As the generated ones, but bytes are written as they are."""
+        return grpc.method_handlers_generic_handler(
+            "onset.v1.PolicyService",
+            {
+                "Describe": grpc.unary_unary_rpc_method_handler(
+                    self.servicer.Describe, pb.DescribeRequest.FromString, _serialise
+                ),
+                "Session": grpc.stream_stream_rpc_method_handler(
+                    self.servicer.Session, pb.ClientMessage.FromString, _serialise
+                ),
+            },
+        )
+
     async def _serve(self) -> None:
         server = grpc.aio.server(options=SERVER_OPTIONS)
-        policy_pb2_grpc.add_PolicyServiceServicer_to_server(self.servicer, server)
+        server.add_generic_rpc_handlers((self._handlers(),))
         self._ready.set_result(server.add_insecure_port(f"localhost:{self.port}"))
         await server.start()
         await self._stop.wait()

@@ -1,0 +1,301 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from controller.clock import ManualClock
+from controller.errors import ErrorCode, OnsetError
+from controller.link import EpisodicLink
+from controller.loop import ControlLoop
+from controller.loop_types import LoopConfig, TickCode
+from controller.robot import FakeRobot
+from controller.types import ActionKind, ActionSlice, Observation
+from tests.controller.grpc_fakes import answer
+from tests.controller.helpers import MS, ROBOT, WIDE
+
+CONFIG = LoopConfig(control_period_ns=10 * MS, execute_steps=4, delay_steps=0)
+FAST = replace(CONFIG, control_period_ns=40 * MS)
+
+
+class FakeLink:
+    """Answers each observation after ``latency_ns``; ``lost`` ids are never answered."""
+
+    def __init__(self, clock: ManualClock, latency_ns: int = 0, lost=(), horizon: int = 8) -> None:
+        self.clock = clock
+        self.latency_ns = latency_ns
+        self.lost = lost
+        self.horizon = horizon
+        self.sent: list[Observation] = []
+        self.resets: list[tuple[str, str]] = []
+        self.due: list[tuple[int, ActionSlice]] = []
+        self.error: OnsetError | None = None
+
+    def submit(self, observation: Observation) -> None:
+        if self.error is not None:
+            raise self.error
+        self.sent.append(observation)
+        if observation.id not in self.lost:
+            at = self.clock.now_ns() + self.latency_ns
+            self.due.append((at, self.chunk(observation)))
+
+    def chunk(self, observation: Observation) -> ActionSlice:
+        return answer(observation, 2, self.horizon)
+
+    def poll(self, now_ns: int) -> list[ActionSlice]:
+        arrived = [piece for at, piece in self.due if at <= now_ns]
+        self.due = [(at, piece) for at, piece in self.due if at > now_ns]
+        return arrived
+
+    def reset(self, episode: str, prompt: str) -> None:
+        self.resets.append((episode, prompt))
+
+
+class Rig:
+    def __init__(self, config: LoopConfig = FAST, robot=WIDE, **link) -> None:
+        self.clock = ManualClock(start_ns=5 * MS)
+        self.link = FakeLink(self.clock, **link)
+        self.robot = FakeRobot(robot, self.clock)
+        self.config = config
+        self.loop = ControlLoop(self.robot, self.link, config, "hit the red mole")
+
+    def tick(self):
+        return self.loop.tick(self.clock.now_ns())
+
+    def run(self, ticks: int):
+        results = []
+        for _ in range(ticks):
+            results.append(self.tick())
+            self.wait(self.config.control_period_ns)
+        return results
+
+    def wait(self, duration_ns: int) -> None:
+        self.clock.sleep_until_ns(self.clock.now_ns() + duration_ns)
+
+
+def first_values(results) -> list[float]:
+    return [float(result.set_point[0]) for result in results]
+
+
+def test_with_no_delay_an_observation_is_acted_on_in_its_own_step():
+    rig = Rig()
+    results = rig.run(10)
+    # Actions carry the id of their observation; a new one takes over in the step it was taken in.
+    assert first_values(results) == [0, 0, 0, 0, 1, 1, 1, 1, 2, 2]
+    assert [r.observed for r in results] == [i % 4 == 0 for i in range(10)]
+    counters = rig.loop.counters
+    assert (counters.starved, counters.late, counters.missed_deadlines) == (0, 0, 0)
+    assert rig.loop.estimator.latency_ns is None  # three replies, all left out as cold
+
+
+def test_with_a_delay_the_old_chunk_goes_on_until_the_new_one_takes_over():
+    rig = Rig(replace(FAST, delay_steps=2), latency_ns=80 * MS)
+    results = rig.run(12)
+    assert first_values(results)[2:] == [0, 0, 0, 0, 1, 1, 1, 1, 2, 2]
+    assert [r.code for r in results[:3]] == [TickCode.STARVED, TickCode.STARVED, TickCode.RUNNING]
+    second = rig.link.sent[1]
+    assert (second.step, second.delay) == (4, 2)
+    assert second.committed.tolist() == [[0, 0], [0, 0]]
+    assert second.deadline_ns == 4 * WIDE.period_ns  # the old chunk ends at step 8
+    counters = rig.loop.counters
+    assert counters.starved == 2
+    assert counters.late == 2 * counters.slices  # two of each chunk's actions were past
+
+
+def test_an_early_reply_does_not_touch_what_is_committed():
+    rig = Rig(replace(FAST, delay_steps=3), latency_ns=40 * MS)
+    results = rig.run(12)
+    assert first_values(results)[1:] == [0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 2]
+    assert rig.loop.counters.committed > 0
+
+
+def test_a_lost_reply_is_bridged_by_the_rest_of_the_chunk_then_held():
+    rig = Rig(lost={1, 2}, horizon=6)
+    results = rig.run(13)
+    codes = [r.code for r in results]
+    assert codes == [TickCode.RUNNING] * 6 + [TickCode.STARVED] * 6 + [TickCode.RUNNING]
+    assert first_values(results)[5:12] == [0] * 7
+    assert rig.loop.counters.starved == 6
+
+
+def test_an_empty_timeline_is_answered_at_once_only_when_nothing_is_on_its_way():
+    config = replace(FAST, execute_steps=20)
+    asking = Rig(config, horizon=3)
+    asking.run(9)
+    assert [o.step for o in asking.link.sent] == [0, 3, 6]
+    waiting = Rig(config, horizon=3, latency_ns=80 * MS)
+    waiting.run(9)
+    assert [o.step for o in waiting.link.sent] == [0, 3, 6]
+    patient = Rig(replace(config, observe_when_empty=False), horizon=3)
+    patient.run(9)
+    assert [o.step for o in patient.link.sent] == [0]
+
+
+def test_set_points_go_in_a_straight_line_within_a_step():
+    rig = Rig(CONFIG)
+    rig.link.chunk = lambda o: replace(answer(o, 2), actions=np.ones((8, 2), np.float32))
+    results = rig.run(6)
+    np.testing.assert_allclose(first_values(results), [0.25, 0.5, 0.75, 1, 1, 1], atol=1e-6)
+    assert [r.boundary for r in results] == [True, False, False, False, True, False]
+
+
+def test_the_measured_delay_reaches_the_observation():
+    rig = Rig(replace(FAST, delay_steps=None), latency_ns=90 * MS)
+    rig.run(30)
+    # A reply after 90 ms is seen at the tick at 120 ms: 3 steps.
+    assert rig.link.sent[-1].delay == 3
+    assert len(rig.link.sent[-1].committed) == 3
+    slow = Rig(replace(FAST, delay_steps=None, max_delay=1), latency_ns=90 * MS)
+    results = slow.run(30)
+    assert slow.link.sent[-1].delay == 1
+    assert results[-1].delay_over_limit
+    assert slow.loop.counters.over_limit > 0
+
+
+def test_actions_are_clamped_and_what_is_not_finite_is_refused():
+    rig = Rig(robot=ROBOT)
+    actions = np.array([[5, 0.5], [1, -3], [np.nan, 0], [1, 1]], np.float32)
+    rig.link.chunk = lambda o: replace(answer(o, 2, 4), actions=actions)
+    results = rig.run(4)
+    np.testing.assert_allclose([r.set_point for r in results], [[2, 0.5], [1, 0], [1, 0], [1, 1]])
+    assert [r.code for r in results][2] is TickCode.REFUSED
+    assert [r.clamped for r in results] == [True, True, False, False]
+    assert (rig.loop.counters.clamped, rig.loop.counters.refused) == (2, 1)
+
+
+def test_the_first_set_point_is_the_measured_state_by_name_within_the_limits():
+    rig = Rig(robot=ROBOT, lost={0})
+    rig.robot.state = np.array([0.7, -0.001, 3.0], np.float32)
+    np.testing.assert_allclose(rig.tick().set_point, [0.7, 0.0])
+
+
+def test_frames_carry_their_lags_and_the_oldest_stands_in_at_the_start():
+    rig = Rig()
+    rig.run(9)
+    lagged = [o.frames["front"][:, 0, 0, 0].tolist() for o in rig.link.sent]
+    assert lagged == [[0, 0], [4, 2], [8, 6]]  # lags (0, 2); frames carry the count of reads
+    assert rig.link.sent[1].frames["wrist"].shape == (1, 16, 16, 3)
+
+
+def test_steps_that_time_passed_over_are_counted_and_never_executed():
+    rig = Rig(CONFIG)
+    rig.run(2)
+    rig.wait(130 * MS)
+    result = rig.tick()
+    assert (result.step, result.skipped, result.missed) == (3, 2, 13)
+    counters = rig.loop.counters
+    assert (counters.skipped, counters.missed_deadlines, counters.steps) == (2, 13, 2)
+    assert rig.loop.timeline.next_step == 4
+
+
+def test_small_jitter_is_no_missed_deadline():
+    rig = Rig(CONFIG)
+    for wait in (14, 6, 12, 8, 19, 1, 10):
+        assert rig.tick().missed == 0
+        rig.wait(wait * MS)
+
+
+def test_time_that_goes_back_is_refused():
+    rig = Rig()
+    rig.run(2)
+    with pytest.raises(OnsetError, match="now_ns"):
+        rig.loop.tick(0)
+
+
+def test_an_error_of_the_link_is_reported_and_the_robot_plays_out_its_actions():
+    rig = Rig()
+    rig.run(4)
+    rig.link.error = OnsetError(ErrorCode.UNAVAILABLE, "session", "gone", "a server", fatal=True)
+    results = rig.run(6)
+    assert results[0].error is rig.link.error
+    assert [r.code for r in results] == [TickCode.RUNNING] * 4 + [TickCode.STARVED] * 2
+    assert rig.loop.counters.errors >= 1
+    assert len(rig.robot.commands) == 10
+
+
+def test_a_reading_that_is_not_finite_is_never_sent():
+    rig = Rig()
+    rig.run(4)
+    rig.robot.state[0] = np.nan
+    result = rig.tick()
+    assert result.error is not None
+    assert result.error.code is ErrorCode.NON_FINITE
+    assert len(rig.link.sent) == 1
+    assert np.isfinite(result.set_point).all()
+
+
+def test_a_slice_of_another_shape_is_dropped_and_counted():
+    rig = Rig()
+    rig.link.chunk = lambda o: answer(o, 3)
+    assert rig.tick().code is TickCode.STARVED
+    assert rig.loop.counters.malformed == 1
+
+
+def test_a_reset_begins_at_step_0_drops_old_replies_and_tells_the_link():
+    rig = Rig(latency_ns=120 * MS)
+    rig.run(2)
+    assert isinstance(rig.link, EpisodicLink)
+    rig.loop.reset(rig.clock.now_ns(), "hit the blue mole", "episode-2")
+    assert rig.link.resets == [("episode-2", "hit the blue mole")]
+    results = rig.run(5)
+    assert [r.step for r in results] == [0, 1, 2, 3, 4]
+    assert rig.loop.counters.stale == 8
+    first = rig.link.sent[1]
+    assert (first.id, first.step, first.prompt) == (1, 0, "hit the blue mole")
+    assert first.frames["front"][1, 0, 0, 0] == first.frames["front"][0, 0, 0, 0]
+    assert rig.link.sent[2].prompt is None
+
+
+def test_a_changed_prompt_travels_with_the_next_observation():
+    rig = Rig()
+    rig.run(2)
+    rig.loop.set_prompt("hit the green mole")
+    rig.run(8)
+    assert [o.prompt for o in rig.link.sent] == ["hit the red mole", "hit the green mole", None]
+
+
+@pytest.mark.parametrize(
+    ("robot", "config"),
+    [
+        (ROBOT, replace(CONFIG, control_period_ns=15 * MS)),
+        (replace(ROBOT, state=ROBOT.state[:1]), CONFIG),
+        (
+            replace(
+                ROBOT,
+                action=(replace(ROBOT.action[0], kind=ActionKind.DELTA_STATE), ROBOT.action[1]),
+            ),
+            CONFIG,
+        ),
+    ],
+)
+def test_what_cannot_work_is_refused_at_once(robot, config):
+    with pytest.raises(OnsetError):
+        Rig(config, robot=robot)
+    with pytest.raises(OnsetError):
+        replace(CONFIG, strategy="magic")
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    latencies=st.lists(st.integers(0, 400), min_size=20, max_size=20),
+    lost=st.sets(st.integers(0, 19), max_size=8),
+    delay=st.none() | st.integers(0, 6),
+)
+def test_under_any_latency_each_step_is_executed_once_and_counted(latencies, lost, delay):
+    rig = Rig(replace(FAST, delay_steps=delay), lost=lost, horizon=10)
+    submit = rig.link.submit
+
+    def submit_with_latency(observation: Observation) -> None:
+        rig.link.latency_ns = latencies[observation.id % 20] * MS
+        submit(observation)
+
+    rig.link.submit = submit_with_latency
+    results = rig.run(40)
+    assert [r.step for r in results] == list(range(40))
+    counters = rig.loop.counters
+    dropped = counters.late + counters.committed + counters.superseded + counters.duplicate
+    assert counters.accepted + dropped == 10 * counters.slices
+    assert counters.starved == sum(r.code is TickCode.STARVED for r in results)
+    for result, sent in ((r, o) for r in results for o in rig.link.sent if o.id == r.set_point[0]):
+        assert sent.step <= result.step

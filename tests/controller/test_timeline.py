@@ -1,0 +1,154 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from controller.errors import ErrorCode, OnsetError
+from controller.timeline import MergeResult, Timeline
+from controller.types import ActionSlice
+
+
+def piece(observation_id: int, steps: list[int]) -> ActionSlice:
+    """A slice whose actions say which observation and step they belong to."""
+    return ActionSlice(
+        observation_id=observation_id,
+        start_step=steps[0],
+        steps=np.array(steps, dtype=np.int64),
+        actions=np.array([[observation_id, step] for step in steps], np.float32),
+        final=True,
+    )
+
+
+def standing(timeline: Timeline, until: int) -> list[tuple[float, ...] | None]:
+    actions = [timeline.action(step) for step in range(until)]
+    return [None if action is None else tuple(action) for action in actions]
+
+
+@st.composite
+def pieces(draw) -> list[ActionSlice]:
+    """Chunks of several observations, each cut into slices."""
+    cut = []
+    for observation_id in range(draw(st.integers(1, 5))):
+        start = draw(st.integers(0, 12))
+        length = draw(st.integers(1, 10))
+        edge = draw(st.integers(0, length))
+        steps = list(range(start, start + length))
+        cut += [piece(observation_id, part) for part in (steps[:edge], steps[edge:]) if part]
+    return cut
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_what_stands_does_not_depend_on_the_order_of_arrival(data):
+    sent = data.draw(pieces())
+    doubled = sent + data.draw(st.lists(st.sampled_from(sent), max_size=4))
+    shuffled = data.draw(st.permutations(doubled))
+    one, other = Timeline(), Timeline()
+    for item in sent:
+        one.merge(item, 0)
+    total = sum((other.merge(item, 0) for item in shuffled), start=MergeResult())
+    assert standing(one, 30) == standing(other, 30)
+    counted = sum(vars(total).values())
+    assert counted == sum(len(item.steps) for item in shuffled)
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_under_shuffle_delay_doubling_and_loss_nothing_is_executed_twice_or_skipped_unseen(data):
+    sent = data.draw(pieces())
+    kept = [item for item in sent if data.draw(st.booleans())]
+    kept += data.draw(st.lists(st.sampled_from(sent), max_size=4))
+    arrivals = [(data.draw(st.integers(0, 20)), item) for item in data.draw(st.permutations(kept))]
+    timeline = Timeline()
+    promised: dict[int, tuple[float, ...]] = {}
+    executed: dict[int, tuple[float, ...] | None] = {}
+    step = 0
+    while step < 25:
+        for at, item in arrivals:
+            if at == step:
+                timeline.merge(item, step)
+        if data.draw(st.booleans()):
+            delay = data.draw(st.integers(0, 4))
+            for offset, action in enumerate(timeline.commit(step, delay)):
+                value = tuple(action)
+                assert promised.setdefault(step + offset, value) == value
+        action = timeline.execute(step)
+        assert step not in executed
+        executed[step] = None if action is None else tuple(action)
+        with pytest.raises(OnsetError):
+            timeline.execute(step)
+        step += data.draw(st.sampled_from([1, 1, 1, 2]))
+    for at, value in executed.items():
+        assert value is None or value[1] == at
+    assert timeline.missing == sum(value is None for value in executed.values())
+    assert timeline.skipped == max(executed) + 1 - len(executed)
+    for at, value in promised.items():
+        assert executed.get(at, value) == value
+
+
+def test_a_committed_action_stays_and_the_new_chunk_takes_over_behind_it():
+    timeline = Timeline()
+    timeline.merge(piece(0, list(range(8))), 0)
+    committed = timeline.commit(2, 3)
+    assert committed.tolist() == [[0, 2], [0, 3], [0, 4]]
+    merged = timeline.merge(piece(1, list(range(2, 12))), 2)
+    assert merged == MergeResult(accepted=7, committed=3)
+    owners = [timeline.action(step)[0] for step in range(12)]
+    assert owners == [0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1]
+
+
+def test_without_a_commitment_the_present_step_is_still_open():
+    timeline = Timeline()
+    timeline.merge(piece(0, [0, 1]), 0)
+    assert timeline.commit(0, 0).size == 0
+    timeline.merge(piece(1, [0, 1]), 0)
+    assert timeline.execute(0).tolist() == [1, 0]
+
+
+def test_fewer_actions_are_committed_where_the_chunk_ends_or_has_a_gap():
+    timeline = Timeline()
+    timeline.merge(piece(0, [0, 1, 3]), 0)
+    assert timeline.commit(0, 6).tolist() == [[0, 0], [0, 1]]
+    assert timeline.ahead(0) == 2
+    assert timeline.last_step == 3
+    # Step 3 was behind the gap, so it was not promised.
+    assert timeline.merge(piece(1, [3]), 0).accepted == 1
+
+
+def test_late_beyond_duplicate_and_superseded_are_told_apart():
+    timeline = Timeline(horizon_limit=10)
+    timeline.merge(piece(1, [0, 1, 2]), 0)
+    timeline.execute(0)
+    assert timeline.merge(piece(2, [0, 1, 10, 11]), 1) == MergeResult(accepted=2, late=1, beyond=1)
+    assert timeline.merge(piece(2, [1, 2]), 1) == MergeResult(duplicate=1, accepted=1)
+    assert timeline.merge(piece(1, [1, 2]), 1) == MergeResult(superseded=2)
+
+
+def test_after_a_reset_the_earlier_episode_is_stale():
+    timeline = Timeline()
+    timeline.merge(piece(4, [0, 1]), 0)
+    timeline.execute(0)
+    timeline.reset(first_observation_id=5)
+    assert timeline.last_step is None
+    assert timeline.next_step == 0
+    assert timeline.merge(piece(4, [0, 1]), 0) == MergeResult(stale=2)
+    assert timeline.merge(piece(5, [0]), 0).accepted == 1
+
+
+def test_actions_on_the_timeline_cannot_be_changed_from_outside():
+    timeline = Timeline()
+    item = piece(0, [0])
+    timeline.merge(item, 0)
+    item.actions[:] = 99
+    assert timeline.action(0).tolist() == [0, 0]
+    with pytest.raises(ValueError, match="read-only"):
+        timeline.action(0)[0] = 1
+
+
+def test_a_step_that_goes_back_is_refused():
+    timeline = Timeline()
+    timeline.execute(3)
+    assert (timeline.missing, timeline.skipped) == (1, 3)
+    with pytest.raises(OnsetError) as caught:
+        timeline.execute(3)
+    assert caught.value.code is ErrorCode.STEP_ORDER
