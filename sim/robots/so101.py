@@ -35,6 +35,9 @@ HAND = 0.159  # wrist to the grasp point between the jaws [m]
 KP = 200.0  # servo stiffness [N m/rad]
 KV = 10.0  # servo damping [N m s/rad]
 SERVO_LAG = KV / KP  # steady lag of the joint behind its command [s]
+GRIPPER_KP = 8.0  # [N m/rad]
+GRIPPER_KV = 0.48  # [N m s/rad]
+GRIPPER_LAG = GRIPPER_KV / GRIPPER_KP  # of a gripper that nothing blocks [s]
 MAX_VELOCITY = 5.0  # [rad/s]
 
 GRIPPER_RANGE = float(UPPER[5] - LOWER[5])
@@ -137,7 +140,7 @@ def actuators() -> str:
     """Position servos, one per joint, in joint order."""
     rows = []
     for name, lower, upper in zip(JOINTS, LOWER, UPPER, strict=True):
-        kp, kv, force = (8.0, 0.48, 1.2) if name == "gripper" else (KP, KV, 3.35)
+        kp, kv, force = (GRIPPER_KP, GRIPPER_KV, 1.2) if name == "gripper" else (KP, KV, 3.35)
         rows.append(
             f'<position name="{name}" joint="{name}" kp="{kp}" kv="{kv}" '
             f'ctrlrange="{lower} {upper}" forcerange="-{force} {force}"/>'
