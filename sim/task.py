@@ -85,6 +85,14 @@ class Task(ABC):
         """Whether nothing more can change the outcome."""
 
     @abstractmethod
+    def swapped_prompt(self) -> str:
+        """The instruction that would name the other thing that is here."""
+
+    @abstractmethod
+    def swapped_success(self) -> bool:
+        """Whether the other thing was dealt with instead of the named one."""
+
+    @abstractmethod
     def targets(self) -> Targets:
         """What the instruction refers to, now."""
 

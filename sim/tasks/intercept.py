@@ -132,7 +132,8 @@ class Intercept(Task):
             if ball.blocked or ball.lost:
                 continue
             near = np.linalg.norm(tip[:2] - ball.position) < _BLOCK
-            if near and tip[2] < 0.07:
+            # It has to be stopped at the line by a lowered gripper, not met somewhere on the way.
+            if near and tip[2] < 0.05 and ball.position[0] < LINE_X + 0.04:
                 ball.blocked = True
                 ball.velocity = ball.velocity * [-0.5, 0.5]
             ball.lost = not ball.blocked and ball.position[0] < GOAL_X
@@ -147,15 +148,18 @@ class Intercept(Task):
     def success(self) -> bool:
         return self._balls[0].blocked
 
-    def other_blocked(self) -> bool:
-        """Whether the ball that was not named was blocked."""
-        return self._balls[1].blocked
+    def swapped_prompt(self) -> str:
+        return f"block the {self._balls[1].colour} ball"
+
+    def swapped_success(self) -> bool:
+        named, other = self._balls
+        return other.blocked and not named.blocked
 
     def score(self) -> float:
         return float(self.success())
 
     def done(self) -> bool:
-        return self._balls[0].blocked or self._balls[0].lost
+        return all(ball.blocked or ball.lost for ball in self._balls)
 
     def targets(self) -> Targets:
         ball = self._balls[0]

@@ -151,9 +151,12 @@ class Whack(Task):
     def score(self) -> float:
         return self._moles[0].hits / self.appearances
 
-    def other_hits(self) -> int:
-        """How often the mole that was not named was hit."""
-        return self._moles[1].hits
+    def swapped_prompt(self) -> str:
+        return f"hit the {self._moles[1].colour} mole"
+
+    def swapped_success(self) -> bool:
+        named, other = self._moles
+        return other.hits >= 2 and named.hits <= 1
 
     def done(self) -> bool:
         named = self._moles[0]
