@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import atan2, cos, hypot, sin
+from math import atan2, hypot
 
 import numpy as np
 
@@ -43,6 +43,9 @@ class Grasp:
         open: Gripper open [0..1].
         squeeze: Command of a gripper that holds [0..1]; below ``WIDTH``.
         clearance: The fixed jaw comes down this far from the cube's side [m].
+        home_pitch: Pitch at home, where pointing down may be out of reach [rad].
+        square: Whether the jaws close along y, rather than around the pan axis.
+        reach_y: How far to the sides it waits for a cube [m].
     """
 
     home: tuple[float, float, float] = (0.185, 0.0, 0.07)
@@ -55,6 +58,20 @@ class Grasp:
     open: float = 0.36
     squeeze: float = 0.04
     clearance: float = 0.007
+    home_pitch: float = DOWN
+    square: bool = False
+    reach_y: float = 0.17
+
+    def start(self, tip: Array, gripper: float) -> Array:
+        """Joint angles with the tip there. Shape (6,), [rad].
+
+        Args:
+            tip: Shape (3,), [m].
+            gripper: In 0..1.
+        """
+        arm = so101.inverse(np.append(tip, self.home_pitch))
+        roll = arm[0] if self.square else 0.0
+        return np.concatenate([arm, [roll, so101.LOWER[5] + so101.GRIPPER_RANGE * gripper]])
 
 
 @dataclass
@@ -107,11 +124,17 @@ class _Planner:
         self.item.held, self.offset = True, (x - tip[0], y - tip[1], z - tip[2])
 
     def _in_hand(self, x: float, y: float, cube: tuple[float, float, float]) -> tuple[float, float]:
-        """The cube seen from the tip: away from the pan axis, and towards the moving jaw [m]."""
-        rx, ry = x - so101.PAN_X, y
-        r = hypot(rx, ry) + 1e-9
+        """The cube seen from the tip: along the hand, and across towards the moving jaw [m]."""
+        ax, ay = self._away(x, y)
         dx, dy = cube[0] - x, cube[1] - y
-        return (dx * rx + dy * ry) / r, (dy * rx - dx * ry) / r
+        return dx * ax + dy * ay, dy * ax - dx * ay
+
+    def _away(self, x: float, y: float) -> tuple[float, float]:
+        """The hand's direction there, across which the jaws close: a unit vector."""
+        if self.motion.square:
+            return 1.0, 0.0
+        r = hypot(x - so101.PAN_X, y) + 1e-9
+        return (x - so101.PAN_X) / r, y / r
 
     def __call__(self, i: int, x: Array, v: Array) -> Array:
         tx, ty, tz, grip = float(x[0]), float(x[1]), float(x[2]), float(x[5])
@@ -138,20 +161,34 @@ class _Planner:
             vx, vy = item.velocity
             item.position = (x + vx * self.dt, y + vy * self.dt, z)
 
-    def _goal(self, x: float, y: float, z: float, grip: float, tip: tuple[float, float]) -> Array:
+    def _goal(
+        self,
+        x: float,
+        y: float,
+        z: float,
+        grip: float,
+        tip: tuple[float, float],
+        pitch: float = DOWN,
+    ) -> Array:
         """A goal at most one stride away from the tip."""
         dx, dy = x - tip[0], y - tip[1]
         far = hypot(dx, dy)
         if far > self.motion.stride:
             dx, dy = dx * self.motion.stride / far, dy * self.motion.stride / far
-        return np.array([tip[0] + dx, tip[1] + dy, z, DOWN, 0.0, grip])
+        roll = atan2(tip[1], tip[0] - so101.PAN_X) if self.motion.square else 0.0
+        return np.array([tip[0] + dx, tip[1] + dy, z, pitch, roll, grip])
+
+    def _home(self, tx: float, ty: float, tz: float, free: float, grip: float) -> Array:
+        """Up, and home as far as the way is free (0..1)."""
+        m = self.motion
+        gx, gy = tx + free * (m.home[0] - tx), ty + free * (m.home[1] - ty)
+        pitch = DOWN + (m.home_pitch - DOWN) * ramp(tz, m.travel - 0.02, m.travel)
+        return self._goal(gx, gy, m.home[2], grip, (tx, ty), pitch)
 
     def _carry(self, tx: float, ty: float, tz: float) -> Array:
         m, (ox, oy, _) = self.motion, self.offset
         if self.destination is None:
-            free = ramp(tz, m.low + 0.02, m.travel)
-            gx, gy = tx + free * (m.home[0] - tx), ty + free * (m.home[1] - ty)
-            return self._goal(gx, gy, m.home[2], m.squeeze, (tx, ty))
+            return self._home(tx, ty, tz, ramp(tz, m.low + 0.02, m.travel), m.squeeze)
         gx, gy = self.destination[0] - ox, self.destination[1] - oy
         off = hypot(gx - tx, gy - ty)
         if off < 0.014 and tz < m.release + 0.006:
@@ -165,8 +202,7 @@ class _Planner:
         m = self.motion
         beside = hypot(cube[0] - tx, cube[1] - ty) < 0.05
         free = ramp(tz, m.travel - 0.02, m.travel - 0.005) if beside else 1.0
-        gx, gy = tx + free * (m.home[0] - tx), ty + free * (m.home[1] - ty)
-        return self._goal(gx, gy, m.home[2], m.open, (tx, ty))
+        return self._home(tx, ty, tz, free, m.open)
 
     def _approach(
         self, tx: float, ty: float, tz: float, grip: float, cube: tuple[float, float, float]
@@ -179,12 +215,13 @@ class _Planner:
         if self._between(along, across, tz - cube[2], grip):
             if grip < WIDTH - 0.03:
                 self._attach(np.array([tx, ty, tz]))
-            return np.array(
-                [tx + vx * trail, ty + vy * trail, m.low + cube[2] - HALF, DOWN, 0.0, m.squeeze]
-            )
+            low = m.low + cube[2] - HALF
+            return self._goal(tx + vx * trail, ty + vy * trail, low, m.squeeze, (tx, ty))
         # The jaws come down with the fixed one clear of the cube.
-        pan = atan2(cube[1], cube[0] - so101.PAN_X)
-        gx, gy = cube[0] + m.clearance * sin(pan), cube[1] - m.clearance * cos(pan)
+        ax, ay = self._away(cube[0], cube[1])
+        gx, gy = cube[0] + m.clearance * ay, cube[1] - m.clearance * ax
+        if abs(gy) > m.reach_y:
+            gy, vy = (m.reach_y if gy > 0 else -m.reach_y), 0.0
         shut = 1.0 - ramp(grip, 0.24, 0.32)
         low = m.low + cube[2] - HALF
         off = self._misaligned(along, across)

@@ -9,6 +9,7 @@ from sim.experts.grasp import HALF, Grasp, Item, grasp_plan
 from sim.robots import so101
 from sim.robots.so101 import Array
 from sim.task import COLOURS, HIDDEN_Z, Targets, Task, choose_prompt, register
+from sim.tasks.cubes import Cubes, cube_mjcf
 
 _CUBES = ("red", "green", "yellow")
 _BOWLS = ("blue", "white", "purple")  # none a cube's colour: a prompt is wrong in one way at a time
@@ -20,16 +21,6 @@ _REACH_Y = 0.15  # [m]
 _INSIDE = 0.033  # cube centre to bowl centre that counts as inside [m]
 _REST = 0.2  # a cube has to rest for this long [s]
 _MOTION = Grasp()
-
-
-def cube_mjcf(colour: str) -> str:
-    """A free cube that table, jaws and other cubes touch."""
-    return (
-        f'<body name="cube_{colour}" pos="0 0 {HIDDEN_Z}"><freejoint name="cube_{colour}"/>'
-        f'<geom name="cube_{colour}" type="box" size="{HALF} {HALF} {HALF}" mass="0.016" '
-        f'rgba="{COLOURS[colour]}" contype="5" conaffinity="1" condim="4" '
-        'friction="1.0 0.02 0.001" solref="0.006 1"/></body>'
-    )
 
 
 def _bowl_mjcf(colour: str) -> str:
@@ -73,8 +64,7 @@ class PickPlace(Task):
 
     def start(self, rng: np.random.Generator) -> Array:
         tip = np.array(_MOTION.home) + rng.uniform([-0.03, -0.08, -0.015], [0.03, 0.08, 0.0])
-        gripper = so101.LOWER[5] + so101.GRIPPER_RANGE * rng.uniform(0.2, 0.4)
-        return np.concatenate([so101.inverse(np.append(tip, np.pi / 2)), [0.0, gripper]])
+        return _MOTION.start(tip, rng.uniform(0.2, 0.4))
 
     def reset(
         self,
@@ -89,21 +79,12 @@ class PickPlace(Task):
         self._cubes = _named_first(cubes, words[2])
         self._bowls = _named_first(bowls, words[6])
         places, yaws = self._draw_places(rng), rng.uniform(-self.yaw, self.yaw, 2)
-        self._data, self._rest, self._best = data, 0.0, 0.0
-        self._jaws = {model.geom(name).id for name in ("fixed_jaw", "moving_jaw")}
-        self._geoms = {c: model.geom(f"cube_{c}").id for c in _CUBES}
-        self._joints = {c: data.joint(f"cube_{c}") for c in _CUBES}
-        for i, colour in enumerate(_CUBES):
-            shown = colour in self._cubes
-            # A hidden cube floats behind the cameras and touches nothing.
-            model.geom_contype[self._geoms[colour]] = 5 if shown else 0
-            model.geom_conaffinity[self._geoms[colour]] = 1 if shown else 0
-            model.body_gravcomp[model.body(f"cube_{colour}").id] = 0.0 if shown else 1.0
-            self._joints[colour].qpos = [2.0, 0.1 * i, HALF, 1, 0, 0, 0]
+        self._rest, self._best = 0.0, 0.0
+        self._physics = Cubes(model, data, _CUBES)
+        self._physics.hide()
         for colour, place, yaw in zip(self._cubes, places[:2], yaws, strict=True):
-            yaw = yaw + np.arctan2(place[1], place[0] - so101.PAN_X)
-            turn = [np.cos(yaw / 2), 0, 0, np.sin(yaw / 2)]
-            self._joints[colour].qpos = [*place, HALF, *turn]
+            pan = np.arctan2(place[1], place[0] - so101.PAN_X)
+            self._physics.place(colour, np.append(place, HALF), yaw + pan)
         bodies = {b: model.body(f"bowl_{b}").mocapid[0] for b in _BOWLS}
         for body in bodies.values():
             data.mocap_pos[body] = [0, 0, HIDDEN_Z]
@@ -131,24 +112,18 @@ class PickPlace(Task):
                 return places
 
     def advance(self, model: mujoco.MjModel, data: mujoco.MjData, dt: float) -> None:
-        cube = self._joints[self._cubes[0]]
-        inside = self._inside(self._cubes[0], self._bowls[0])
-        still = inside and np.abs(cube.qvel).max() < 0.2 and np.abs(cube.qvel[:3]).max() < 0.02
-        self._rest = self._rest + dt if still and not self._touched() else 0.0
+        named = self._cubes[0]
+        spin = np.abs(self._physics.spin(named)).max()
+        speed = np.abs(self._physics.velocity(named)).max()
+        still = self._inside(named, self._bowls[0]) and speed < 0.02 and spin < 0.2
+        self._rest = self._rest + dt if still and not self._physics.touched(named) else 0.0
         self._best = max(self._best, self._progress(data.site("tip").xpos))
 
-    def _touched(self) -> bool:
-        """Whether a jaw touches the named cube."""
-        cube = self._geoms[self._cubes[0]]
-        pairs = self._data.contact.geom
-        of_cube = pairs[(pairs == cube).any(axis=1)]
-        return any(int(geom) in self._jaws for geom in of_cube.ravel())
-
     def _progress(self, tip: Array) -> float:
-        position = self._joints[self._cubes[0]].qpos[:3]
+        position = self._physics.position(self._cubes[0])
         if self.success():
             return 1.0
-        if np.linalg.norm(position - tip) > 0.03 or not self._touched():
+        if np.linalg.norm(position - tip) > 0.03 or not self._physics.touched(self._cubes[0]):
             return 0.0
         if position[2] < HALF + 0.015:
             return 0.25
@@ -156,8 +131,9 @@ class PickPlace(Task):
         return 0.75 if over else 0.5
 
     def _inside(self, cube: str, bowl: str) -> bool:
-        position = self._joints[cube].qpos[:3]
-        return _is_inside(position, self._places[bowl])
+        position = self._physics.position(cube)
+        near = np.linalg.norm(position[:2] - self._places[bowl]) < _INSIDE
+        return bool(near and position[2] < _WALL + HALF)
 
     def success(self) -> bool:
         return self._rest >= _REST - 1e-9
@@ -181,32 +157,26 @@ class PickPlace(Task):
         return self.success()
 
     def targets(self) -> Targets:
-        cube = self._joints[self._cubes[0]]
+        named = self._cubes[0]
         return Targets(
-            np.array([cube.qpos[:3], [*self._places[self._bowls[0]], HALF]]),
-            np.array([cube.qvel[:3], np.zeros(3)]),
+            np.array([self._physics.position(named), [*self._places[self._bowls[0]], HALF]]),
+            np.array([self._physics.velocity(named), np.zeros(3)]),
             np.array([True, True]),
         )
 
     def plan(self, position: Array, velocity: Array, steps: int, dt: float) -> Array:
-        x, y, z = (float(c) for c in self._joints[self._cubes[0]].qpos[:3])
-        bx, by = (float(c) for c in self._places[self._bowls[0]])
+        x, y, z = self._physics.position(self._cubes[0]).tolist()
+        bx, by = self._places[self._bowls[0]].tolist()
 
         def placed(x: float, y: float, z: float) -> bool:
             return (x - bx) ** 2 + (y - by) ** 2 < _INSIDE**2 and z < _WALL + HALF
 
-        item = Item((x, y, z))
-        return grasp_plan(_MOTION, item, placed, (bx, by), position, velocity, steps, dt)
+        return grasp_plan(_MOTION, Item((x, y, z)), placed, (bx, by), position, velocity, steps, dt)
 
 
 def _named_first(drawn: list[str], named: str) -> list[str]:
     """The named colour and one other that was drawn."""
     return [str(named), str(drawn[0] if drawn[0] != named else drawn[1])]
-
-
-def _is_inside(position: Array, bowl: Array) -> bool:
-    near = np.linalg.norm(position[:2] - bowl) < _INSIDE
-    return bool(near and position[2] < _WALL + HALF)
 
 
 def _draw_place(rng: np.random.Generator) -> Array:
