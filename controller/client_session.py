@@ -131,6 +131,8 @@ class SessionRunner:
             try:
                 await self._session()
             except _Lost as lost:
+                if self._closing.is_set():
+                    return
                 self._on_event(OnsetError(ErrorCode.UNAVAILABLE, "session", lost, "a live session"))
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._closing.wait(), self._backoff_s)
@@ -170,19 +172,21 @@ class SessionRunner:
         self._unanswered_since = None
         self._wake.set()
         writer = asyncio.create_task(self._write(call))
-        # The writer's end decides nothing: the last messages may still be unread.
-        enders = [asyncio.create_task(self._read(call)), asyncio.create_task(self._watch())]
+        enders = {asyncio.create_task(self._read(call)), asyncio.create_task(self._watch())}
+        running = {writer, *enders}
         try:
-            done, _ = await asyncio.wait(enders, return_when=asyncio.FIRST_COMPLETED)
+            while enders <= running:
+                done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    task.result()
         finally:
-            for task in (writer, *enders):
+            for task in running:
                 task.cancel()
-            await asyncio.gather(writer, *enders, return_exceptions=True)
-        for task in done:
-            task.result()
+            await asyncio.gather(*running, return_exceptions=True)
 
     async def _write(self, call: grpc.aio.StreamStreamCall) -> None:
-        with contextlib.suppress(_Lost):  # the reader sees the same end, after the last message
+        # An end of the call is left to the reader, which sees it after the last message.
+        with contextlib.suppress(_Lost, OnsetError):
             while not self._closing.is_set():
                 await self._wake.wait()
                 self._wake.clear()

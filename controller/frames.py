@@ -1,7 +1,8 @@
 """Images to bytes and back: raw, JPEG, PNG. Images are uint8 RGB, shape (h, w, 3).
 
-Sizes are read from the header and compared with the CameraSpec before anything is decoded, so
-that a small message cannot ask for a huge image.
+Sizes are read from the header and compared with the CameraSpec before anything is decoded, and
+what makes a decoder work out of proportion to its input is refused: a small message cannot ask for
+a huge image.
 """
 
 from __future__ import annotations
@@ -18,8 +19,11 @@ from controller.types import CameraSpec, FrameEncoding, Image
 JPEG_QUALITY = 95
 
 _PNG_START = b"\x89PNG\r\n\x1a\n"
+_PNG_ANIMATION = (b"acTL", b"fcTL", b"fdAT")
 _JPEG_START = b"\xff\xd8"
 _JPEG_END = b"\xff\xd9"
+_JPEG_SEQUENTIAL = (0xC0, 0xC1)
+_JPEG_OTHER_FRAMES = (0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF)
 
 
 def encode_image(image: Image, encoding: FrameEncoding) -> bytes:
@@ -92,8 +96,21 @@ def decode_image(field: str, data: bytes, encoding: FrameEncoding, camera: Camer
 
 
 def _png_size(data: bytes) -> tuple[int, int] | None:
-    """Height and width [px] from the IHDR chunk; None when this is no whole PNG."""
-    if not data.startswith(_PNG_START) or data[12:16] != b"IHDR" or b"IEND" not in data[-12:]:
+    """Height and width [px] from the IHDR chunk; None when this is no whole, still PNG.
+
+    Every chunk has to lie within the data: the decoder makes room for the length that a chunk
+    claims before it looks for its bytes, up to 2 GiB for a file of 100 bytes.
+    """
+    if not data.startswith(_PNG_START) or data[12:16] != b"IHDR":
+        return None
+    at, kind = len(_PNG_START), b""
+    while at + 12 <= len(data) and kind != b"IEND":
+        (length,) = struct.unpack(">I", data[at : at + 4])
+        kind = data[at + 4 : at + 8]
+        if kind in _PNG_ANIMATION:
+            return None
+        at += 12 + length
+    if kind != b"IEND" or at != len(data):
         return None
     width, height = struct.unpack(">II", data[16:24])
     return height, width
@@ -103,15 +120,18 @@ def _jpeg_size(data: bytes) -> tuple[int, int] | None:
     """Height and width [px] from the start-of-frame segment; None when this is no whole JPEG.
 
     The end marker is demanded because decoders fill a cut-off image with grey and say nothing.
+    Only sequential images pass: a progressive one may ask for any number of passes.
     """
     if not data.startswith(_JPEG_START) or not data.endswith(_JPEG_END):
         return None
     at = 2
     while at + 9 <= len(data) and data[at] == 0xFF:
         marker = data[at + 1]
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+        if marker in _JPEG_SEQUENTIAL:
             height, width = struct.unpack(">HH", data[at + 5 : at + 9])
             return height, width
+        if marker in _JPEG_OTHER_FRAMES:
+            return None
         (length,) = struct.unpack(">H", data[at + 2 : at + 4])
         at += 2 + length
     return None

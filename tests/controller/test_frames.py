@@ -1,3 +1,6 @@
+import time
+
+import cv2
 import numpy as np
 import pytest
 
@@ -45,6 +48,26 @@ def test_a_huge_image_in_a_small_message_is_refused_by_its_header(encoding):
     huge = encode_image(np.zeros((3000, 3000, 3), np.uint8), encoding)
     with pytest.raises(OnsetError, match="given 3000x3000; allowed: 48x64"):
         decode_image("f", huge, encoding, CAMERA)
+
+
+def test_a_png_chunk_that_claims_more_than_there_is_is_refused_at_once():
+    good = encode_image(gradient(), FrameEncoding.PNG)
+    bad = good[:33] + (0x7FFFFFF0).to_bytes(4, "big") + good[37:]
+    begin = time.monotonic()
+    with pytest.raises(OnsetError):
+        decode_image("f", bad, FrameEncoding.PNG, CAMERA)
+    assert time.monotonic() - begin < 0.5  # the decoder alone takes seconds
+
+
+def test_progressive_and_animated_images_are_refused():
+    options = [cv2.IMWRITE_JPEG_PROGRESSIVE, 1]
+    progressive = cv2.imencode(".jpg", gradient(), options)[1].tobytes()
+    with pytest.raises(OnsetError):
+        decode_image("f", progressive, FrameEncoding.JPEG, CAMERA)
+    good = encode_image(gradient(), FrameEncoding.PNG)
+    animated = good[:33] + bytes([0, 0, 0, 8]) + b"acTL" + bytes(12) + good[33:]
+    with pytest.raises(OnsetError):
+        decode_image("f", animated, FrameEncoding.PNG, CAMERA)
 
 
 def test_one_encoding_does_not_pass_for_another():
