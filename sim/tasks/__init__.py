@@ -1,1 +1,1 @@
-from sim.tasks import intercept, pick_place, whack  # noqa: F401
+from sim.tasks import conveyor, intercept, pick_place, whack  # noqa: F401
