@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
+
 import mujoco
 import numpy as np
 
@@ -87,6 +89,27 @@ class Camera:
             self._renderer = None
 
 
+class LazyFrames(Mapping[str, Image]):
+    """Renders a camera when its frame is asked for: the loop does not need every one."""
+
+    def __init__(self, names: tuple[str, ...], render: Callable[[str], Image]) -> None:
+        self._names, self._render = names, render
+        self._made: dict[str, Image] = {}
+
+    def __getitem__(self, name: str) -> Image:
+        if name not in self._names:
+            raise KeyError(name)
+        if name not in self._made:
+            self._made[name] = self._render(name)
+        return self._made[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
 class SimRobot:
     """The simulated arm, as a ``Robot``.
 
@@ -94,11 +117,10 @@ class SimRobot:
     an instant. In virtual time the caller owns the clock; in wall-clock time it is the real one.
     """
 
-    def __init__(self, task: Task, spec: RobotSpec | None = None, *, film: tuple[int, int] = (0, 0)):
+    def __init__(self, task: Task, spec: RobotSpec | None = None) -> None:
         """Args:
         task: The task to simulate.
         spec: The arm's spec; the task's cameras and lags by default.
-        film: Height and width of a camera for people; none when zero.
         """
         self.task = task
         self._spec = spec or so101.spec(task.cameras, task.lags)
@@ -106,10 +128,6 @@ class SimRobot:
         self.data = mujoco.MjData(self.model)
         first = self._spec.cameras[0]
         self._camera = Camera(self.model, first.height, first.width, film=False)
-        self._film = None
-        if film[0]:
-            self._film_model = build_model(task, film=True)
-            self._film = Camera(self._film_model, *film, film=True)
         self._origin_ns = 0
         self.prompt = ""
 
@@ -148,7 +166,8 @@ class SimRobot:
 
     def read(self) -> Reading:
         state = np.concatenate([self.position, self.velocity]).astype(np.float32)
-        frames = {c.name: self.render(c.name) for c in self._spec.cameras}
+        # Valid until physics goes on: who wants the frames takes them at once.
+        frames = LazyFrames(tuple(c.name for c in self._spec.cameras), self.render)
         return Reading(self._origin_ns + round(self.data.time * 1e9), state, frames)
 
     def write(self, command: Command) -> None:
@@ -168,12 +187,6 @@ class SimRobot:
     def render(self, camera: str) -> Image:
         """One frame as the policy sees it: uint8 RGB, shape (h, w, 3)."""
         return self._camera.render(self.data, camera)
-
-    def render_film(self) -> Image:
-        """One frame for people: uint8 RGB, shape (h, w, 3)."""
-        if self._film is None:
-            raise RuntimeError("this SimRobot was built without film=(height, width)")
-        return self._film.render(self.data, "film")
 
     def project(self, camera: str, points: Array) -> tuple[Array, np.ndarray]:
         """Where points appear in a camera.
@@ -195,5 +208,3 @@ class SimRobot:
 
     def close(self) -> None:
         self._camera.close()
-        if self._film is not None:
-            self._film.close()

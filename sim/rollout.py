@@ -1,7 +1,8 @@
-"""Closed loop in virtual time, through the real control loop.
+"""One episode in closed loop through the real control loop, in virtual or in wall-clock time.
 
-The clock moves only when the loop has done its tick, so an episode depends on its seed and on the
-policy alone, however slow the machine is. Delays are injected.
+In virtual time the clock moves only when the loop has done its tick, so an episode depends on its
+seed and on the policy alone, however slow the machine is; delays are injected. In wall-clock time
+the same code runs against a server.
 """
 
 from __future__ import annotations
@@ -9,9 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
+
+from controller.clock import Clock, ManualClock
+from controller.errors import OnsetError
 from controller.loop import ControlLoop
 from controller.loop_types import Counters, LoopConfig
-from controller.types import Observation
+from controller.types import Float, Observation
 from sim.collect import Infer
 from sim.delay import DelayedLink, Fixed, Latency
 from sim.env import SimRobot
@@ -31,6 +36,7 @@ class Episode:
         swapped: Whether the thing that was not named was dealt with instead.
         steps: Policy steps run.
         counters: The control loop's counts.
+        errors: What the link raised, in order.
     """
 
     seed: int
@@ -40,6 +46,60 @@ class Episode:
     swapped: bool
     steps: int
     counters: Counters
+    errors: tuple[OnsetError, ...] = ()
+
+
+def loop_config(execute_steps: int, delay_steps: int | None = None) -> LoopConfig:
+    """The control loop's settings for simulation: 100 Hz set-points."""
+    return LoopConfig(CONTROL_PERIOD_NS, execute_steps, delay_steps=delay_steps)
+
+
+def drive(
+    robot: SimRobot,
+    loop: ControlLoop,
+    clock: Clock,
+    seed: int,
+    prompt: str,
+    *,
+    on_step: Callable[[int], None] | None = None,
+) -> Episode:
+    """Ticks the loop and the physics until the episode ends.
+
+    Args:
+        robot: Reset, at the clock's present.
+        loop: Reset, at the clock's present.
+        clock: Virtual or real.
+        seed: The episode's, for the record.
+        prompt: The instruction by which success is judged.
+        on_step: Called at the end of every policy step, to film or to report.
+    """
+    task, errors = robot.task, []
+    deadline = clock.now_ns()
+    end = deadline + task.steps * robot.spec.period_ns
+    step = 0
+    while deadline < end and not task.done():
+        result = loop.tick(clock.now_ns())
+        if result.error is not None:
+            errors.append(result.error)
+        # Absolute deadlines: a late tick does not shift those after it. Ticks that are wholly
+        # past are left out, and the loop counts them.
+        late = max(0, clock.now_ns() - deadline)
+        deadline += (late // CONTROL_PERIOD_NS + 1) * CONTROL_PERIOD_NS
+        clock.sleep_until_ns(deadline)
+        robot.advance_to(deadline)
+        if result.step > step and on_step is not None:
+            on_step(result.step)
+        step = result.step
+    return Episode(
+        seed,
+        prompt,
+        task.success(),
+        task.score(),
+        task.swapped_success(),
+        step + 1,
+        loop.counters,
+        tuple(errors),
+    )
 
 
 def run_episode(
@@ -51,7 +111,7 @@ def run_episode(
     execute_steps: int = 4,
     on_step: Callable[[int], None] | None = None,
 ) -> Episode:
-    """Runs one episode to its end.
+    """Runs one episode in virtual time.
 
     Args:
         robot: The simulated arm with its task.
@@ -59,33 +119,24 @@ def run_episode(
         seed: Seeds the scene and the latency.
         latency: Time from capture to the arrival of the chunk.
         execute_steps: K, steps between observations.
-        on_step: Called after every policy step, to film.
+        on_step: Called at the end of every policy step.
     """
     prompt = robot.reset(seed)
-    config = LoopConfig(CONTROL_PERIOD_NS, execute_steps, delay_steps=0)
-    loop = ControlLoop(robot, DelayedLink(infer, latency, seed), config, prompt)
-    period, now, step = robot.spec.period_ns, 0, 0
-    while step < robot.task.steps and not robot.task.done():
-        for _ in range(period // CONTROL_PERIOD_NS):
-            result = loop.tick(now)
-            if result.error is not None:
-                raise result.error
-            now += CONTROL_PERIOD_NS
-            robot.advance_to(now)
-        step += 1
-        if on_step is not None:
-            on_step(step)
-    task = robot.task
-    return Episode(
-        seed, prompt, task.success(), task.score(), task.swapped_success(), step, loop.counters
-    )
+    # Naive execution conditions on nothing, so no delay is announced and nothing is committed.
+    link = DelayedLink(infer, latency, seed)
+    loop = ControlLoop(robot, link, loop_config(execute_steps, delay_steps=0), prompt)
+    episode = drive(robot, loop, ManualClock(), seed, prompt, on_step=on_step)
+    if episode.errors:
+        raise episode.errors[0]
+    return episode
 
 
 def expert(robot: SimRobot, horizon: int) -> Infer:
     """The scripted expert as a policy that sees everything, for reference lines."""
 
-    def infer(observation: Observation):
+    def infer(observation: Observation) -> Float:
         dt = robot.spec.period_ns * 1e-9
-        return robot.task.plan(robot.position, robot.velocity, horizon, dt)
+        plan = robot.task.plan(robot.position, robot.velocity, horizon, dt)
+        return plan.astype(np.float32)
 
     return infer

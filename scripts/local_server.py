@@ -1,0 +1,61 @@
+"""A policy server in a process of its own, for demonstrations and benchmarks."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+SERVE = Path(__file__).with_name("serve.py")
+_READY = re.compile(r"^serving .* at (\S+:\d+)$")
+_STOP_S = 10.0
+
+
+class LocalServer:
+    """Starts ``scripts/serve.py`` and stops it again; a context manager.
+
+    Attributes:
+        address: ``host:port``, once it is ready.
+    """
+
+    def __init__(self, policy: str, *options: str) -> None:
+        """Args:
+        policy: Bundled name or path.
+        options: Further command-line options of the server.
+        """
+        self._command = [sys.executable, str(SERVE), "--policy", policy, "--port", "0", *options]
+        self.address = ""
+
+    def __enter__(self) -> Self:
+        """Waits until the server says that it is ready.
+
+        Raises:
+            RuntimeError: It ended before; what it printed is in the message.
+        """
+        self._process = subprocess.Popen(self._command, stdout=subprocess.PIPE, text=True)
+        said = []
+        stdout = self._process.stdout
+        for line in stdout or ():
+            said.append(line)
+            if match := _READY.match(line.strip()):
+                self.address = match[1]
+                return self
+        self._process.wait()
+        raise RuntimeError(f"the policy server ended with {self._process.returncode}: {said}")
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            self._process.wait(_STOP_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
