@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from controller.errors import ErrorCode, OnsetError
@@ -72,7 +73,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         path: The ``.safetensors`` file, or the name of a bundled policy.
 
     Raises:
-        OnsetError: A file is missing, or its tensors do not fit the model.
+        OnsetError: A file is missing or broken, or its tensors do not fit the model.
     """
     if path.suffix != ".safetensors":
         path = WEIGHTS / f"{path.name}.safetensors"
@@ -85,11 +86,18 @@ def load_checkpoint(path: Path) -> Checkpoint:
             path.name,
             f"a .safetensors file with a .json beside it, or one of {bundled}",
         )
-    meta = _meta(json.loads(config.read_text()))
-    tensors = load_file(path)
-    weights = {n[6:]: t for n, t in tensors.items() if n.startswith("model.")}
+    meta = _read_meta(config)
+    try:
+        tensors = load_file(path)
+    except SafetensorError as error:
+        raise OnsetError(
+            ErrorCode.BAD_VALUE, f"policy[{path.name}]", error, "a whole safetensors file"
+        ) from error
     model = SmallVLA(meta.model)
-    missing, unexpected = model.load_state_dict(weights, strict=False)
+    expected = {f"model.{n}": tuple(t.shape) for n, t in model.state_dict().items()}
+    expected |= _scale_shapes(meta.model)
+    given = {name: tuple(t.shape) for name, t in tensors.items()}
+    missing, unexpected = sorted(expected.keys() - given), sorted(given.keys() - expected)
     if missing or unexpected:
         raise OnsetError(
             ErrorCode.BAD_NAMES,
@@ -97,10 +105,28 @@ def load_checkpoint(path: Path) -> Checkpoint:
             f"missing {missing}, unexpected {unexpected}",
             "the tensors of its configuration",
         )
+    for name, shape in given.items():
+        if shape != expected[name]:
+            raise OnsetError(
+                ErrorCode.BAD_SHAPE, f"policy[{path.name}].{name}", shape, expected[name]
+            )
+    model.load_state_dict({n[6:]: t for n, t in tensors.items() if n.startswith("model.")})
     scales = {n[11:]: t for n, t in tensors.items() if n.startswith("normaliser.")}
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     tokeniser = Tokeniser.of(meta.prompts)
     return Checkpoint(meta, model.eval(), Normaliser(**scales), tokeniser, digest)
+
+
+def _scale_shapes(model: SmallVLAConfig) -> dict[str, tuple[int, ...]]:
+    state, chunk = (model.state_dim,), (model.horizon, model.action_dim)
+    shapes = {
+        "state_mean": state,
+        "state_std": state,
+        "chunk_mean": chunk,
+        "chunk_std": chunk,
+        "relative": (model.action_dim,),
+    }
+    return {f"normaliser.{name}": shape for name, shape in shapes.items()}
 
 
 def random_checkpoint(meta: PolicyMeta, normaliser: Normaliser, seed: int) -> Checkpoint:
@@ -108,6 +134,18 @@ def random_checkpoint(meta: PolicyMeta, normaliser: Normaliser, seed: int) -> Ch
     torch.manual_seed(seed)
     model = SmallVLA(meta.model).eval()
     return Checkpoint(meta, model, normaliser, Tokeniser.of(meta.prompts))
+
+
+def _read_meta(config: Path) -> PolicyMeta:
+    try:
+        return _meta(json.loads(config.read_text()))
+    except (KeyError, TypeError, ValueError) as error:
+        raise OnsetError(
+            ErrorCode.BAD_VALUE,
+            f"policy[{config.name}]",
+            repr(error),
+            "what save_checkpoint writes",
+        ) from error
 
 
 def _meta(raw: dict) -> PolicyMeta:
@@ -122,7 +160,5 @@ def _meta(raw: dict) -> PolicyMeta:
 def _tuples(raw: dict) -> dict:
     """JSON has lists where the dataclasses have tuples, and text where they have enumerations."""
     enums = {"kind": ActionKind, "encoding": FrameEncoding}
-    return {
-        name: enums[name](value) if name in enums else tuple(value) if isinstance(value, list) else value
-        for name, value in raw.items()
-    }
+    plain = {n: tuple(v) if isinstance(v, list) else v for n, v in raw.items()}
+    return {n: enums[n](v) if n in enums else v for n, v in plain.items()}

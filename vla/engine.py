@@ -92,6 +92,8 @@ class Engine:
         inputs = self.inputs(observation, prompt).to(self.device)
         with torch.inference_mode():
             context = self._model.encode(inputs)
+            if self.device.type == "cuda":
+                torch.cuda.synchronize(self.device)  # so that its time is its own
         encoded = time.perf_counter_ns()
         generator = torch.Generator().manual_seed(self._seed * 1_000_003 + observation.id)
         shape = (1, self._model.horizon, self._model.action_dim)

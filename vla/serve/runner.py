@@ -1,0 +1,209 @@
+"""The model's thread: it alone touches the engine, and answers one request after the other."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from controller.errors import ErrorCode, OnsetError
+from controller.messages import Notice, NoticeKind
+from controller.types import ActionSlice, CacheFigures, Observation, RobotSpec, Timing
+from vla.engine import Finished
+from vla.serve.scheduler import Request, Scheduler
+
+_log = logging.getLogger(__name__)
+
+
+class Inference(Protocol):
+    """What the runner needs of an engine."""
+
+    def stream(self, observation: Observation, prompt: str) -> Iterator[Finished]:
+        """Runs one inference; yields actions as they ripen."""
+        ...
+
+
+@dataclass(frozen=True)
+class Reply:
+    """Something to tell a robot about its request.
+
+    Attributes:
+        request: What is answered.
+        message: A slice, a notice or an error.
+    """
+
+    request: Request
+    message: ActionSlice | Notice | OnsetError
+
+
+class Runner:
+    """Owns the engine and the queue before it.
+
+    ``submit`` and ``drop`` may be called from any thread; both only exchange under a short lock.
+    """
+
+    def __init__(
+        self,
+        make_engine: Callable[[], Inference],
+        warm_up: tuple[Observation, str],
+        post: Callable[[Reply], None],
+        on_end: Callable[[], None],
+        threads: int = 1,
+    ) -> None:
+        """Makes a runner that is not started.
+
+        Args:
+            make_engine: Called on the model's thread.
+            warm_up: An observation and an instruction to run before anything else.
+            post: Takes each reply, on the model's thread; must not block.
+            on_end: Called on the model's thread when it ends, for whatever reason.
+            threads: Threads that torch may use for one operation.
+        """
+        self._make_engine = make_engine
+        self._warm_up = warm_up
+        self._post = post
+        self._on_end = on_end
+        self._threads = threads
+        self._scheduler = Scheduler()
+        self._changed = threading.Condition()
+        self._stopping = False
+        self._ready: Future[None] = Future()
+        self._thread = threading.Thread(target=self._main, name="onset-model", daemon=True)
+
+    def start(self) -> Future[None]:
+        """Starts the thread; the result comes once the warm-up has run.
+
+        The future raises what the engine or the warm-up raised.
+        """
+        self._thread.start()
+        return self._ready
+
+    def submit(self, request: Request) -> Request | None:
+        """Queues a request; returns the one of the same session that it replaces."""
+        with self._changed:
+            old = self._scheduler.put(request)
+            self._changed.notify()
+        return old
+
+    def drop(self, session: int) -> Request | None:
+        """Takes back what a session has in the queue; what has begun goes on."""
+        with self._changed:
+            return self._scheduler.drop(session)
+
+    def stop(self) -> None:
+        """Asks the thread to end after the request that it is at."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify()
+
+    def join(self, timeout_s: float) -> bool:
+        """Waits for the thread's end; says whether it came."""
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def _main(self) -> None:
+        try:
+            # A thread does not inherit the number set in another one: without this line an
+            # operation may take every core, and ten times as long for it.
+            torch.set_num_threads(self._threads)
+            engine = self._prepare()
+            while engine is not None and (request := self._next()) is not None:
+                self._answer(engine, request)
+        finally:
+            if not self._ready.done():
+                self._ready.set_exception(
+                    OnsetError(
+                        ErrorCode.INTERNAL, "model", "its thread ended", "a policy that runs"
+                    )
+                )
+            self._on_end()
+
+    def _prepare(self) -> Inference | None:
+        try:
+            engine = self._make_engine()
+            for _ in engine.stream(*self._warm_up):
+                pass
+        except (OnsetError, RuntimeError) as error:
+            self._ready.set_exception(error)
+            return None
+        self._ready.set_result(None)
+        return engine
+
+    def _next(self) -> Request | None:
+        with self._changed:
+            while not self._stopping:
+                request = self._scheduler.take()
+                if request is not None:
+                    return request
+                self._changed.wait()
+        return None
+
+    def _answer(self, engine: Inference, request: Request) -> None:
+        began_ns = time.monotonic_ns()
+        observation = request.observation
+        if request.overdue(began_ns):
+            waited_ms = (began_ns - request.received_ns) * 1e-6
+            text = f"the model began {waited_ms:.0f} ms after receipt, past the deadline"
+            self._post(Reply(request, Notice(NoticeKind.OVERLOAD, text, observation.id)))
+        try:
+            for finished in engine.stream(observation, request.prompt):
+                self._post(Reply(request, _slice(request, finished, began_ns)))
+        except OnsetError as error:
+            error.fatal, error.observation_id = False, observation.id
+            self._fail(request, error)
+        except RuntimeError as error:  # torch's own
+            self._fail(
+                request,
+                OnsetError(
+                    ErrorCode.INTERNAL,
+                    "model",
+                    error,
+                    "an inference that ends",
+                    observation_id=observation.id,
+                ),
+            )
+
+    def _fail(self, request: Request, error: OnsetError) -> None:
+        _log.error("observation %d: %s", request.observation.id, error)
+        self._post(Reply(request, error))
+
+
+def _slice(request: Request, finished: Finished, began_ns: int) -> ActionSlice:
+    return ActionSlice(
+        observation_id=request.observation.id,
+        start_step=request.observation.step,
+        steps=finished.steps,
+        actions=finished.actions,
+        final=finished.final,
+        timing=Timing(
+            queue_ns=began_ns - request.received_ns,
+            decode_ns=request.decode_ns,
+            encode_ns=finished.encode_ns,
+            expert_ns=finished.expert_ns,
+            expert_steps=finished.expert_steps,
+        ),
+        cache=CacheFigures(finished.image_rows, finished.image_rows, dense_reason="cache off"),
+    )
+
+
+def blank_observation(robot: RobotSpec) -> Observation:
+    """An observation of the right shapes, all zero, to warm a model up with."""
+    return Observation(
+        id=0,
+        step=0,
+        capture_ns=0,
+        state=np.zeros(len(robot.state), np.float32),
+        frames={
+            c.name: np.zeros((len(c.lags), c.height, c.width, 3), np.uint8) for c in robot.cameras
+        },
+        committed=np.zeros((0, len(robot.action)), np.float32),
+        delay=0,
+        deadline_ns=0,
+    )

@@ -1,0 +1,322 @@
+"""The policy server: gRPC in front, the model on a thread of its own.
+
+    robot --> stream (event loop) --> decoding threads --> queue --> model's thread
+      ^                                                                   |
+      +-------------------- stream's outbox <-----------------------------+
+
+Nothing of the model runs in the event loop, so that it always answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import signal
+from collections.abc import AsyncIterator, Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import grpc
+import grpc.aio
+import torch
+from google.protobuf.message import DecodeError
+
+from controller.codec import encode_description
+from controller.errors import ErrorCode, OnsetError
+from controller.messages import Description
+from controller.transport import SERVER_OPTIONS
+from onset.v1 import policy_pb2 as pb
+from vla.checkpoint import Checkpoint
+from vla.engine import Engine
+from vla.serve.metrics import Metrics
+from vla.serve.runner import Inference, Reply, Runner, blank_observation
+from vla.serve.stream import Malformed, SessionStream, Shared
+
+_log = logging.getLogger(__name__)
+
+STRATEGIES = ("naive",)
+_SERVICE = pb.DESCRIPTOR.services_by_name["PolicyService"].full_name
+_STOP_GRACE_S = 1.0
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+# A terminal or a supervisor may tell a process and its group: that is one request, not two.
+_SAME_SIGNAL_S = 0.2
+# Without it a second server on the same port would silently get half of the robots.
+_OPTIONS = (*SERVER_OPTIONS, ("grpc.so_reuseport", 0))
+
+
+@dataclass(frozen=True)
+class ServeConfig:
+    """Settings of a server.
+
+    Attributes:
+        host: Address to listen at.
+        port: 0 takes a free one.
+        threads: Threads that torch may use for one operation.
+        decode_threads: Threads that decode frames.
+        expert_steps: Expert steps per chunk; the checkpoint's own when None.
+        device: ``"cpu"`` or ``"cuda"``.
+        seed: Seeds the noise, with each observation's id.
+        max_sessions: How many robots at a time.
+        drain_s: Longest wait for answers under way when the server leaves [s].
+        metrics_every_s: How often the counts are logged [s].
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 0
+    threads: int = 1
+    decode_threads: int = 2
+    expert_steps: int | None = None
+    device: str = "cpu"
+    seed: int = 0
+    max_sessions: int = 64
+    drain_s: float = 10.0
+    metrics_every_s: float = 60.0
+
+
+def describe(checkpoint: Checkpoint, expert_steps: int | None = None) -> Description:
+    """What a server of this checkpoint says of itself."""
+    meta = checkpoint.meta
+    return Description(
+        model=meta.name,
+        model_hash=checkpoint.digest or "0",
+        prompts=meta.prompts,
+        horizon=meta.model.horizon,
+        robot=meta.robot,
+        strategies=STRATEGIES,
+        expert_steps=expert_steps or meta.expert_steps,
+        min_delay=0,
+        max_delay=meta.model.horizon - 1,
+    )
+
+
+class PolicyServer:
+    """Serves one checkpoint. Its methods belong to one event loop."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        config: ServeConfig | None = None,
+        make_engine: Callable[[], Inference] | None = None,
+    ) -> None:
+        """Args:
+        checkpoint: The policy.
+        config: Settings.
+        make_engine: Called on the model's thread; an ``Engine`` of the checkpoint when None.
+
+        Raises:
+            OnsetError: A setting cannot be met.
+        """
+        self.config = config = config or ServeConfig()
+        _check(config)
+        self.metrics = Metrics()
+        self.failed = asyncio.Event()
+        self._keys = itertools.count()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        description = describe(checkpoint, config.expert_steps)
+        encode_description(description)  # checks it
+        device, steps = torch.device(config.device), config.expert_steps
+        self._runner = Runner(
+            make_engine
+            or (lambda: Engine(checkpoint, expert_steps=steps, seed=config.seed, device=device)),
+            (blank_observation(description.robot), description.prompts[0]),
+            lambda reply: self._call(self._deliver, reply),
+            lambda: self._call(self.failed.set),
+            config.threads,
+        )
+        self._shared = Shared(
+            description,
+            checkpoint.tokeniser,
+            self._runner,
+            self.metrics,
+            ThreadPoolExecutor(config.decode_threads, thread_name_prefix="onset-decode"),
+            config.max_sessions,
+        )
+        self._server: grpc.aio.Server | None = None
+
+    @property
+    def description(self) -> Description:
+        return self._shared.description
+
+    async def start(self) -> int:
+        """Warms the model up, then listens; returns the port.
+
+        Raises:
+            OnsetError: The address is taken, or the model does not run.
+            RuntimeError: From torch.
+        """
+        self._loop = asyncio.get_running_loop()
+        await asyncio.wrap_future(self._runner.start())
+        self._server = grpc.aio.server(options=_OPTIONS)
+        self._server.add_generic_rpc_handlers((_handlers(self),))
+        host = f"[{self.config.host}]" if ":" in self.config.host else self.config.host
+        address = f"{host}:{self.config.port}"
+        try:
+            port = self._server.add_insecure_port(address)
+        except RuntimeError as error:
+            self._runner.stop()
+            raise OnsetError(
+                ErrorCode.BAD_VALUE, "host, port", address, "an address that is free"
+            ) from error
+        await self._server.start()
+        return port
+
+    async def describe(
+        self, request: pb.DescribeRequest, context: grpc.aio.ServicerContext
+    ) -> pb.DescribeReply:
+        """The unary call."""
+        return encode_description(self.description)
+
+    async def session(
+        self,
+        requests: AsyncIterator[pb.ClientMessage | Malformed],
+        context: grpc.aio.ServicerContext,
+    ) -> None:
+        """One robot's stream."""
+        key = next(self._keys)
+        stream = self._shared.streams[key] = SessionStream(self._shared, key)
+        await stream.run(requests, context)
+
+    def _deliver(self, reply: Reply) -> None:
+        stream = self._shared.streams.get(reply.request.session)
+        if stream is not None:
+            stream.deliver(reply)
+
+    def _call[*Ts](self, function: Callable[[*Ts], object], *arguments: *Ts) -> None:
+        """Runs a function in the event loop, where that still runs."""
+        if self._loop is not None and not self._loop.is_closed():
+            try:
+                self._loop.call_soon_threadsafe(function, *arguments)
+            except RuntimeError:  # it was closed in between: nobody is left to be told
+                _log.debug("the event loop ended before the model's thread")
+
+    async def drain(self) -> None:
+        """Sends the robots elsewhere, answers what has been received, and stops."""
+        self._shared.draining = True
+        streams = self._streams()
+        _log.info("draining %d sessions", len(streams))
+        for stream in streams:
+            stream.announce_drain()
+        waits = [asyncio.create_task(stream.idle()) for stream in streams]
+        if waits:
+            _, late = await asyncio.wait(waits, timeout=self.config.drain_s)
+            for task in late:
+                task.cancel()
+        await self.stop()
+
+    async def stop(self, error: OnsetError | None = None) -> None:
+        """Ends every stream, with the error given, then the threads."""
+        self._shared.draining = True
+        for stream in self._streams():
+            stream.end(error)
+        if self._server is not None:
+            await self._server.stop(_STOP_GRACE_S)
+        self._runner.stop()
+        await asyncio.to_thread(self._runner.join, _STOP_GRACE_S)
+        self._shared.decoders.shutdown(wait=False, cancel_futures=True)
+        _log.info("at the end: %s", self.metrics.summary())
+
+    def _streams(self) -> Iterable[SessionStream]:
+        return list(self._shared.streams.values())
+
+
+async def serve(
+    checkpoint: Checkpoint, config: ServeConfig, on_ready: Callable[[str], None]
+) -> bool:
+    """Serves until SIGTERM or SIGINT, then drains. A second signal ends the process at once.
+
+    Args:
+        checkpoint: The policy.
+        config: Settings.
+        on_ready: Is told ``host:port`` once robots can connect.
+
+    Returns:
+        Whether it ended because it was asked to; False when the model's thread failed.
+
+    Raises:
+        OnsetError: The server cannot start.
+        RuntimeError: From torch.
+    """
+    loop = asyncio.get_running_loop()
+    asked = asyncio.Event()
+
+    def restore() -> None:
+        for number in _SIGNALS:
+            loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_DFL)
+
+    def leave() -> None:
+        if not asked.is_set():
+            asked.set()
+            loop.call_later(_SAME_SIGNAL_S, restore)
+
+    server = PolicyServer(checkpoint, config)
+    port = await server.start()
+    for number in _SIGNALS:
+        loop.add_signal_handler(number, leave)
+    host = f"[{config.host}]" if ":" in config.host else config.host
+    on_ready(f"{host}:{port}")
+    reporter = asyncio.create_task(_report(server))
+    ends = [asyncio.create_task(event.wait()) for event in (asked, server.failed)]
+    await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+    for task in (reporter, *ends):
+        task.cancel()
+    if not asked.is_set():
+        await server.stop(
+            OnsetError(
+                ErrorCode.UNAVAILABLE, "model", "its thread has ended", "another server", fatal=True
+            )
+        )
+        return False
+    await server.drain()
+    return True
+
+
+async def _report(server: PolicyServer) -> None:
+    while True:
+        await asyncio.sleep(server.config.metrics_every_s)
+        _log.info("%s", server.metrics.summary())
+
+
+def _check(config: ServeConfig) -> None:
+    if config.device not in ("cpu", "cuda"):
+        raise OnsetError(ErrorCode.BAD_VALUE, "device", config.device, "cpu or cuda")
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise OnsetError(ErrorCode.BAD_VALUE, "device", "cuda, and there is none", "cpu")
+    least = {
+        "port": 0,
+        "threads": 1,
+        "decode_threads": 1,
+        "expert_steps": 1,
+        "max_sessions": 1,
+    }
+    for name, lower in least.items():
+        value = getattr(config, name)
+        if value is not None and value < lower:
+            raise OnsetError(ErrorCode.BAD_VALUE, name, value, f"at least {lower}")
+
+
+def _parse(data: bytes) -> pb.ClientMessage | Malformed:
+    """Parses; for bytes that are no message gRPC itself would end the call with a bare status."""
+    try:
+        return pb.ClientMessage.FromString(data)
+    except DecodeError:
+        return Malformed(len(data))
+
+
+def _handlers(server: PolicyServer) -> grpc.GenericRpcHandler:
+    return grpc.method_handlers_generic_handler(
+        _SERVICE,
+        {
+            "Describe": grpc.unary_unary_rpc_method_handler(
+                server.describe,
+                request_deserializer=pb.DescribeRequest.FromString,
+                response_serializer=pb.DescribeReply.SerializeToString,
+            ),
+            "Session": grpc.stream_stream_rpc_method_handler(
+                server.session,
+                request_deserializer=_parse,
+                response_serializer=pb.ServerMessage.SerializeToString,
+            ),
+        },
+    )

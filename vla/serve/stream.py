@@ -1,0 +1,334 @@
+"""One robot's stream, from Open to its end. Lives in the event loop; frames are decoded off it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+
+import cv2
+import grpc
+import grpc.aio
+
+from controller.bounds import check_agreement
+from controller.codec import decode_client, decode_frames, encode_server
+from controller.errors import ErrorCode, OnsetError
+from controller.messages import Close, Description, Notice, NoticeKind, Open, Opened, Reset
+from controller.types import ActionSlice, Image, Observation, RobotSpec
+from onset.v1 import policy_pb2 as pb
+from vla.serve.metrics import Metrics
+from vla.serve.outbox import Outbox
+from vla.serve.runner import Reply, Runner
+from vla.serve.scheduler import Request
+from vla.serve.session import Session, check_prompt, check_strategy
+from vla.transforms import Tokeniser
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Malformed:
+    """Bytes that are no ClientMessage.
+
+    Attributes:
+        size: How many [bytes].
+    """
+
+    size: int
+
+
+@dataclass
+class Shared:
+    """What the streams of one server share.
+
+    Attributes:
+        description: What is served.
+        tokeniser: Knows the instructions.
+        runner: The model's thread.
+        metrics: Counts.
+        decoders: Threads that decode frames.
+        max_sessions: How many robots at a time.
+        draining: Whether the server is about to leave.
+        streams: Open streams by key.
+    """
+
+    description: Description
+    tokeniser: Tokeniser
+    runner: Runner
+    metrics: Metrics
+    decoders: ThreadPoolExecutor
+    max_sessions: int
+    draining: bool = False
+    streams: dict[int, SessionStream] = field(default_factory=dict)
+
+
+class SessionStream:
+    """Reads one robot's messages, queues its observations, writes its replies."""
+
+    def __init__(self, shared: Shared, key: int) -> None:
+        """Args:
+        shared: What the streams share.
+        key: Names this stream towards the runner.
+        """
+        self._shared = shared
+        self._key = key
+        self._session: Session | None = None
+        self._outbox = Outbox()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._ended = asyncio.Event()
+
+    async def run(
+        self,
+        requests: AsyncIterator[pb.ClientMessage | Malformed],
+        context: grpc.aio.ServicerContext,
+    ) -> None:
+        """Serves until the robot or the server ends the session; what is to be said is said."""
+        reader = asyncio.create_task(self._read(requests))
+        writer = asyncio.create_task(self._write(context))
+        ended = asyncio.create_task(self._ended.wait())
+        tasks = (reader, writer, ended)
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            self._leave()
+            self._outbox.close()
+            await writer
+            if reader.done():
+                reader.result()
+        finally:
+            self._leave()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _leave(self) -> None:
+        self._shared.streams.pop(self._key, None)
+        self._shared.runner.drop(self._key)
+        if self._session is not None:
+            _log.info(
+                "session %d of %s ends after %d observations",
+                self._key,
+                self._session.robot_id,
+                self._session.observations,
+            )
+            self._session = None
+        self._idle.set()
+
+    async def _read(self, requests: AsyncIterator[pb.ClientMessage | Malformed]) -> None:
+        async for wire in requests:
+            received_ns = time.monotonic_ns()
+            try:
+                if not await self._handle(wire, received_ns):
+                    return
+            except OnsetError as error:
+                error.fatal = error.fatal or self._session is None
+                self._refuse(error)
+                if error.fatal:
+                    return
+            await self._outbox.room()
+        # The robot has no more to ask, but may still wait for answers.
+        await self._idle.wait()
+
+    async def _handle(self, wire: pb.ClientMessage | Malformed, received_ns: int) -> bool:
+        """Acts on one message; says whether more may follow.
+
+        Raises:
+            OnsetError: The message is refused.
+        """
+        session = self._session
+        if isinstance(wire, Malformed):
+            code = ErrorCode.NOT_OPEN if session is None else ErrorCode.BAD_VALUE
+            raise OnsetError(
+                code, "message", f"{wire.size} undecodable bytes", "an encoded ClientMessage"
+            )
+        if session is None and wire.WhichOneof("message") is None:
+            raise OnsetError(ErrorCode.NOT_OPEN, "message", "an empty message", "open")
+        message = decode_client(wire, None if session is None else session.robot)
+        if isinstance(message, Open):
+            self._open(message)
+        elif session is None or isinstance(message, Close):
+            return False
+        elif isinstance(message, Reset):
+            self._reset(session, message)
+        else:
+            await self._observe(session, message, wire.observation, received_ns)
+        return True
+
+    def _open(self, opening: Open) -> None:
+        shared, description = self._shared, self._shared.description
+        if shared.draining:
+            raise OnsetError(ErrorCode.UNAVAILABLE, "open", "a server about to leave", "another")
+        others = sum(stream.is_open for stream in shared.streams.values())
+        if others >= shared.max_sessions:
+            raise OnsetError(
+                ErrorCode.OVERLOADED, "open", f"{others} sessions", f"{shared.max_sessions}"
+            )
+        check_agreement(opening.robot, description.robot)
+        check_prompt(shared.tokeniser, "open.prompt", opening.prompt)
+        check_strategy(opening.strategy, description.strategies)
+        self._session = Session.opened(opening)
+        shared.metrics.sessions += 1
+        _log.info("session %d opened by %s", self._key, opening.robot_id)
+        robot = opening.robot
+        self._outbox.put(
+            Opened(
+                strategy=opening.strategy,
+                prompt=opening.prompt,
+                state_names=robot.state_names,
+                action_names=robot.action_names,
+                camera_names=tuple(c.name for c in robot.cameras),
+                model=description.model,
+                model_hash=description.model_hash,
+                horizon=description.horizon,
+                period_ns=robot.period_ns,
+                expert_steps=description.expert_steps,
+                min_delay=description.min_delay,
+                max_delay=description.max_delay,
+            )
+        )
+
+    @property
+    def is_open(self) -> bool:
+        """Whether its Open has been accepted and it has not ended."""
+        return self._session is not None
+
+    def _reset(self, session: Session, message: Reset) -> None:
+        check_prompt(self._shared.tokeniser, "reset.prompt", message.prompt)
+        self._shared.runner.drop(self._key)
+        for observation_id in sorted(session.reset(message)):
+            self._supersede(observation_id, "a new episode has begun")
+        self._idle.set()
+
+    async def _observe(
+        self, session: Session, observation: Observation, wire: pb.Observation, received_ns: int
+    ) -> None:
+        if self._shared.draining:
+            raise OnsetError(
+                ErrorCode.UNAVAILABLE,
+                "observation",
+                "a server about to leave",
+                "another",
+                observation_id=observation.id,
+            )
+        session.check(observation, self._shared.description)
+        if observation.prompt is not None:
+            self._check_prompt_of(observation.id, observation.prompt)
+        session.outstanding.add(observation.id)
+        self._idle.clear()
+        loop = asyncio.get_running_loop()
+        try:
+            frames, decode_ns = await loop.run_in_executor(
+                self._shared.decoders, _decode, wire, session.robot
+            )
+        except OnsetError:
+            self._answered(session, observation.id)
+            raise
+        session.accept(observation)
+        self._shared.metrics.observations += 1
+        request = Request.of(
+            self._key,
+            replace(observation, frames=frames),
+            session.prompt,
+            received_ns,
+            decode_ns,
+        )
+        old = self._shared.runner.submit(request)
+        if old is not None:
+            self._answered(session, old.observation.id)
+            self._supersede(old.observation.id, f"by observation {observation.id}")
+
+    def _check_prompt_of(self, observation_id: int, prompt: str) -> None:
+        try:
+            check_prompt(self._shared.tokeniser, "observation.prompt", prompt)
+        except OnsetError as error:
+            error.observation_id = observation_id
+            raise
+
+    def deliver(self, reply: Reply) -> None:
+        """Passes on what the model says of a request; what a reset made void is dropped."""
+        session, message = self._session, reply.message
+        observation_id = reply.request.observation.id
+        if session is None or observation_id not in session.outstanding:
+            return
+        if isinstance(message, Notice):
+            if session.may_tell_overload(time.monotonic_ns()):
+                self._shared.metrics.overloads += 1
+                self._outbox.put(message)
+        elif isinstance(message, OnsetError):
+            self._refuse(message)
+            self._answered(session, observation_id)
+        else:
+            self._outbox.put(message, reply.request.received_ns)
+            if message.final:
+                self._answered(session, observation_id)
+
+    def _answered(self, session: Session, observation_id: int) -> None:
+        session.outstanding.discard(observation_id)
+        if not session.outstanding:
+            self._idle.set()
+
+    def _supersede(self, observation_id: int, by: str) -> None:
+        self._shared.metrics.superseded += 1
+        self._outbox.put(Notice(NoticeKind.SUPERSEDED, f"replaced: {by}", observation_id))
+
+    def _refuse(self, error: OnsetError) -> None:
+        self._shared.metrics.errors += 1
+        _log.info("session %d: %s", self._key, error)
+        self._outbox.put(error)
+
+    def announce_drain(self) -> None:
+        """Tells the robot to open elsewhere."""
+        if self.is_open:
+            self._outbox.put(Notice(NoticeKind.DRAIN, "the server is about to leave"))
+
+    async def idle(self) -> None:
+        """Waits until every observation received is answered."""
+        await self._idle.wait()
+
+    def end(self, error: OnsetError | None = None) -> None:
+        """Ends the stream, after the last message and the error given."""
+        if error is not None:
+            self._refuse(error)
+        self._ended.set()
+
+    async def _write(self, context: grpc.aio.ServicerContext) -> None:
+        robot = self._shared.description.robot
+        while (item := await self._outbox.take()) is not None:
+            message, received_ns = item
+            if isinstance(message, ActionSlice):
+                total_ns = time.monotonic_ns() - received_ns
+                message = replace(message, timing=replace(message.timing, total_ns=total_ns))
+                self._shared.metrics.slice_sent(message.timing, message.final)
+            try:
+                encoded = encode_server(message, robot)
+            except OnsetError as error:  # the server's own fault: say so in the message's place
+                _log.error("session %d: %s", self._key, error)
+                self._shared.metrics.errors += 1
+                own = OnsetError(
+                    ErrorCode.INTERNAL,
+                    error.field,
+                    error.given,
+                    error.allowed,
+                    observation_id=error.observation_id,
+                )
+                encoded = encode_server(own, None)
+            await context.write(encoded)
+
+
+def _decode(wire: pb.Observation, robot: RobotSpec) -> tuple[Mapping[str, Image], int]:
+    """Frames by camera, and how long they took [ns]. Runs on a decoding thread."""
+    began_ns = time.monotonic_ns()
+    try:
+        frames = decode_frames(wire, robot)
+    except cv2.error as error:
+        raise OnsetError(
+            ErrorCode.BAD_FRAME,
+            "observation.frames",
+            error,
+            "frames that decode",
+            observation_id=wire.id,
+        ) from error
+    return frames, time.monotonic_ns() - began_ns
