@@ -182,7 +182,8 @@ _BODY = f"""
           <geom type="cylinder" size="0.015 0.02" euler="1.5708 0 0" mass="0.03" {_SERVO} {_SKIN}/>
           <body name="hand" pos="0.0611 0 0" gravcomp="1">
             {_joint("wrist_roll", "1 0 0")}
-            <geom type="box" size="0.012 0.022 0.014" pos="-0.004 0 0" mass="0.04" {_SERVO} {_SKIN}/>
+            <geom type="box" size="0.012 0.022 0.014" pos="-0.004 0 0" mass="0.04"
+              {_SERVO} {_SKIN}/>
             <geom name="fixed_jaw" type="box" size="0.05 0.003 0.009" pos="0.056 -0.015 0"
               mass="0.015" {_PLASTIC} {_PAD}/>
             <site name="tip" pos="{HAND - 0.0611:.4f} 0 0" size="0.004" rgba="0 0 0 0"/>
