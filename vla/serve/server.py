@@ -22,6 +22,7 @@ import grpc.aio
 import torch
 from google.protobuf.message import DecodeError
 
+from controller.bounds import MAX_HORIZON, check_range
 from controller.codec import encode_description
 from controller.errors import ErrorCode, OnsetError
 from controller.messages import Description
@@ -36,6 +37,8 @@ from vla.serve.stream import Malformed, SessionStream, Shared
 _log = logging.getLogger(__name__)
 
 STRATEGIES = ("naive",)
+MAX_THREADS = 256
+MAX_SESSIONS = 4096
 _SERVICE = pb.DESCRIPTOR.services_by_name["PolicyService"].full_name
 _STOP_GRACE_S = 1.0
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -283,17 +286,16 @@ def _check(config: ServeConfig) -> None:
         raise OnsetError(ErrorCode.BAD_VALUE, "device", config.device, "cpu or cuda")
     if config.device == "cuda" and not torch.cuda.is_available():
         raise OnsetError(ErrorCode.BAD_VALUE, "device", "cuda, and there is none", "cpu")
-    least = {
-        "port": 0,
-        "threads": 1,
-        "decode_threads": 1,
-        "expert_steps": 1,
-        "max_sessions": 1,
-    }
-    for name, lower in least.items():
+    for name, lower, upper in (
+        ("port", 0, 65535),
+        ("threads", 1, MAX_THREADS),
+        ("decode_threads", 1, MAX_THREADS),
+        ("expert_steps", 1, MAX_HORIZON),
+        ("max_sessions", 1, MAX_SESSIONS),
+    ):
         value = getattr(config, name)
-        if value is not None and value < lower:
-            raise OnsetError(ErrorCode.BAD_VALUE, name, value, f"at least {lower}")
+        if value is not None:
+            check_range(name, value, lower, upper)
 
 
 def _parse(data: bytes) -> pb.ClientMessage | Malformed:

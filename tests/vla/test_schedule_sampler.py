@@ -1,0 +1,227 @@
+"""The schedule's table and the Euler loop, against fields whose end is known."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from controller.errors import OnsetError
+from tests.vla.helpers import PROMPTS, observation
+from vla.engine import Engine
+from vla.flow import MIN_TIME, flow_matching_loss, interpolate, velocity_from_clean
+from vla.policy import Context
+from vla.sampler import sample
+from vla.schedule import Schedule, constant
+
+CONTEXT = Context((), (), torch.zeros(1, 1), 0)
+H, A = 6, 2
+
+
+class Field:
+    """A velocity field; remembers what it was asked."""
+
+    horizon, action_dim = H, A
+
+    def __init__(self, velocity):
+        self._velocity = velocity
+        self.asked: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def encode(self, inputs):
+        return CONTEXT
+
+    def velocity(self, x, tau, context):
+        self.asked.append((x.clone(), tau.clone()))
+        return self._velocity(x, tau)
+
+
+def noise(batch: int = 1, seed: int = 0) -> torch.Tensor:
+    return torch.randn(batch, H, A, generator=torch.Generator().manual_seed(seed))
+
+
+def whole(policy, schedule, start, committed=None) -> torch.Tensor:
+    """The chunk; indices that never ripen stay NaN."""
+    chunk = torch.full_like(start, torch.nan)
+    for ripe in sample(policy, CONTEXT, schedule, start, committed):
+        chunk[:, torch.from_numpy(ripe.indices)] = ripe.values
+    return chunk
+
+
+# The table
+
+
+@given(
+    horizon=st.integers(1, 40),
+    steps=st.integers(1, 20),
+    share=st.floats(0, 0.99),
+)
+def test_the_constant_table_is_what_its_docstring_says(horizon, steps, share):
+    delay = int(share * horizon)
+    schedule = constant(horizon, delay, steps)
+    assert (schedule.steps, schedule.horizon) == (steps, horizon)
+    for j in range(steps + 1):
+        np.testing.assert_allclose(schedule.tau[j, delay:], (steps - j) / steps, atol=1e-6)
+    assert (schedule.tau[:, :delay] == 0).all()
+    assert schedule.ready_at.tolist() == [0] * delay + [steps] * (horizon - delay)
+    assert (np.diff(schedule.tau, axis=0) <= 0).all()
+    assert (schedule.tau[-1] == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "field"),
+    [
+        ((0, 0, 1), "schedule.horizon"),
+        ((4, 4, 1), "schedule.delay"),
+        ((4, -1, 1), "schedule.delay"),
+        ((4, 0, 0), "schedule.steps"),
+    ],
+)
+def test_a_table_that_makes_no_sense_is_refused(arguments, field):
+    with pytest.raises(OnsetError, match=field):
+        constant(*arguments)
+
+
+# The loop
+
+
+def staircase(steps: int, delay: int, order: np.ndarray) -> Schedule:
+    """Index i is finished after ``order[i]`` steps; the first ``delay`` from the start."""
+    ready = np.where(np.arange(H) < delay, 0, order)
+    j = np.arange(steps + 1)[:, None]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        tau = np.where(ready > 0, np.clip(1 - j / np.maximum(ready, 1), 0, 1), 0)
+    return Schedule("staircase", tau.astype(np.float32), ready.astype(np.int64))
+
+
+@settings(max_examples=30)
+@given(data=st.data(), steps=st.integers(1, 8), delay=st.integers(0, H - 1))
+def test_every_free_index_is_yielded_exactly_once_when_the_table_says(data, steps, delay):
+    order = np.array(data.draw(st.lists(st.integers(1, steps), min_size=H, max_size=H)))
+    schedule = staircase(steps, delay, order)
+    pieces = list(sample(Field(lambda x, tau: x), CONTEXT, schedule, noise(2)))
+    seen = np.concatenate([piece.indices for piece in pieces])
+    assert sorted(seen) == list(range(delay, H))
+    for piece in pieces:
+        assert (schedule.ready_at[piece.indices] == piece.step).all()
+        assert (np.diff(piece.indices) > 0).all()
+        assert piece.values.shape == (2, len(piece.indices), A)
+    assert [piece.final for piece in pieces] == [False] * (len(pieces) - 1) + [True]
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7])
+def test_a_constant_velocity_ends_at_the_start_less_the_velocity(steps):
+    v = noise(seed=1)
+    ended = whole(Field(lambda x, tau: v), constant(H, 0, steps), noise())
+    torch.testing.assert_close(ended, noise() - v, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("steps", [1, 3, 10])
+def test_the_field_of_one_action_ends_there_exactly(steps):
+    # v = (x - a) / t is a straight line to a: Euler is exact in any number of steps.
+    a = noise(3, seed=2)
+    ended = whole(Field(lambda x, tau: (x - a) / tau[..., None]), constant(H, 0, steps), noise(3))
+    torch.testing.assert_close(ended, a, atol=1e-5, rtol=0)
+
+
+def test_a_staircase_reaches_the_action_at_every_index():
+    a, order = noise(seed=2), np.array([1, 2, 2, 3, 5, 5])
+    field = Field(lambda x, tau: (x - a) / tau.clamp(min=1e-3)[..., None])
+    ended = whole(field, staircase(5, 0, order), noise())
+    torch.testing.assert_close(ended, a, atol=1e-5, rtol=0)
+
+
+def test_committed_actions_are_clean_before_every_step_and_never_yielded():
+    committed = torch.full((1, 2, A), 9.0)
+    field = Field(lambda x, tau: x + 1)
+    ended = whole(field, constant(H, 2, 4), noise(), committed)
+    assert len(field.asked) == 4
+    for step, (x, tau) in enumerate(field.asked):
+        torch.testing.assert_close(x[:, :2], committed)
+        assert (tau[:, :2] == 0).all()
+        torch.testing.assert_close(tau[:, 2:], torch.full((1, H - 2), 1 - step / 4))
+    assert torch.isnan(ended[:, :2]).all()
+    assert torch.isfinite(ended[:, 2:]).all()
+
+
+def test_sampling_leaves_the_noise_it_was_given_alone():
+    start = noise()
+    whole(Field(lambda x, tau: x), constant(H, 2, 3), start, torch.zeros(1, 2, A))
+    torch.testing.assert_close(start, noise())
+
+
+# The convention
+
+
+def test_flow_time_runs_from_noise_at_one_to_the_action_at_zero():
+    a, n = noise(seed=3), noise(seed=4)
+    torch.testing.assert_close(interpolate(a, n, torch.ones(1, H)), n)
+    torch.testing.assert_close(interpolate(a, n, torch.zeros(1, H)), a)
+
+
+def test_the_velocity_is_noise_minus_action_and_an_euler_step_moves_along_x_t():
+    a, n = noise(seed=3), noise(seed=4)
+    t, later = torch.full((1, H), 0.8), torch.full((1, H), 0.3)
+    x = interpolate(a, n, t)
+    v = velocity_from_clean(x, a, t)
+    torch.testing.assert_close(v, n - a, atol=1e-5, rtol=1e-5)
+    moved = x + v * (later - t)[..., None]
+    torch.testing.assert_close(moved, interpolate(a, n, later), atol=1e-5, rtol=1e-5)
+
+
+def test_near_time_zero_the_velocity_stays_bounded():
+    x, zero = noise(), torch.zeros(1, H)
+    torch.testing.assert_close(velocity_from_clean(x, torch.zeros_like(x), zero), x / MIN_TIME)
+
+
+def test_the_loss_is_nought_at_the_true_velocity_and_blind_behind_the_mask():
+    a, n, tau = noise(seed=3), noise(seed=4), torch.full((1, H), 0.5)
+    mask = torch.arange(H)[None] < 3
+    wrong = (n - a) + torch.where(mask, 0.0, 7.0)[..., None]
+    assert flow_matching_loss(wrong, a, n, tau, mask) == 0
+    assert flow_matching_loss(wrong, a, n, tau, ~mask) == pytest.approx(49 * 0.5)
+
+
+# The built-in model
+
+
+def test_equal_times_per_index_are_the_scalar_path(tiny):
+    engine, model = Engine(tiny), tiny.model
+    with torch.inference_mode():
+        context = model.encode(engine.inputs(observation(1), PROMPTS[0]))
+        x = torch.randn(1, model.horizon, model.action_dim)
+        scalar = torch.tensor([[0.4]]).expand(1, model.horizon)
+        written_out = torch.full((1, model.horizon), 0.4)
+        torch.testing.assert_close(
+            model.velocity(x, scalar, context), model.velocity(x, written_out, context)
+        )
+        # A time of one index is that index's own: it changes the velocity there most directly.
+        one = written_out.clone()
+        one[0, 3] = 0.9
+        assert not torch.allclose(
+            model.velocity(x, one, context)[0, 3], model.velocity(x, written_out, context)[0, 3]
+        )
+
+
+def test_rows_of_a_batch_at_different_times_do_not_touch(tiny):
+    engine, model = Engine(tiny), tiny.model
+    with torch.inference_mode():
+        context = model.encode(engine.inputs(observation(1), PROMPTS[0]))
+        x = torch.randn(2, model.horizon, model.action_dim)
+        tau = torch.tensor([[0.9], [0.2]]).expand(2, model.horizon)
+        both = model.velocity(x, tau, context.repeat(2))
+        for row in range(2):
+            alone = model.velocity(x[row : row + 1], tau[row : row + 1], context)
+            torch.testing.assert_close(both[row : row + 1], alone, atol=1e-5, rtol=1e-5)
+
+
+def test_a_chunk_can_be_made_again_from_its_id_and_seed(tiny):
+    first = Engine(tiny, seed=3).chunk(observation(5), PROMPTS[0])
+    np.testing.assert_array_equal(first, Engine(tiny, seed=3).chunk(observation(5), PROMPTS[0]))
+    other = Engine(tiny, seed=4).chunk(observation(5), PROMPTS[0])
+    assert np.abs(first - other).max() > 1e-3
+
+
+def test_expert_steps_come_from_the_checkpoint_or_from_the_caller(tiny):
+    assert Engine(tiny).schedule.steps == 4
+    (finished,) = Engine(tiny, expert_steps=2).stream(observation(0), PROMPTS[0])
+    assert (finished.expert_steps, finished.final) == (2, True)
