@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
+from lerobot.configs.video import RGBEncoderConfig
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
 from numpy.typing import NDArray
 
@@ -51,7 +52,8 @@ def write_dataset(
         )
     dataset = LeRobotDataset.create(
         repo_id, fps, _features(spec, horizon, videos), root=root, robot_type=spec.name,
-        use_videos=videos,
+        use_videos=videos, rgb_encoder=RGBEncoderConfig(vcodec="h264", crf=18),
+        streaming_encoding=videos,
     )  # fmt: skip
     frames = 0
     for rows, prompt in episodes:

@@ -1,0 +1,113 @@
+"""Closed loop in virtual time: deterministic, and delay arrives where it should."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from controller.types import Observation
+from sim.collect import Noise, collect_episode
+from sim.delay import DelayedLink, Fixed
+from sim.env import SimRobot
+from sim.metrics import wilson
+from sim.rollout import expert, run_episode
+from sim.task import make_task
+
+PERIOD = 40_000_000
+
+
+@pytest.fixture(scope="module")
+def robot() -> SimRobot:
+    return SimRobot(make_task("intercept"))
+
+
+def observation(step: int) -> Observation:
+    return Observation(
+        id=step,
+        step=step,
+        capture_ns=step * PERIOD,
+        state=np.zeros(12, np.float32),
+        frames={},
+        committed=np.empty((0, 6), np.float32),
+        delay=0,
+        deadline_ns=0,
+    )
+
+
+def test_same_seed_same_episode(robot: SimRobot) -> None:
+    first = run_episode(robot, expert(robot, 32), 5, latency=Fixed(2 * PERIOD))
+    path = robot.data.qpos.copy()
+    second = run_episode(robot, expert(robot, 32), 5, latency=Fixed(2 * PERIOD))
+    assert first == second
+    np.testing.assert_array_equal(path, robot.data.qpos)
+
+
+def test_each_step_is_executed_once_and_none_is_starved_without_delay(robot: SimRobot) -> None:
+    episode = run_episode(robot, expert(robot, 32), 1)
+    counters = episode.counters
+    assert counters.starved == counters.skipped == counters.late == 0
+    assert counters.steps == episode.steps
+    assert counters.observations == -(-episode.steps // 4)
+
+
+def test_a_delay_starves_its_first_steps_and_makes_its_actions_late(robot: SimRobot) -> None:
+    episode = run_episode(robot, expert(robot, 32), 1, latency=Fixed(5 * PERIOD))
+    assert episode.counters.starved == 5
+    # Every chunk that arrived has 5 actions whose step was past.
+    assert episode.counters.late == 5 * episode.counters.slices
+
+
+def test_link_hands_over_in_order_of_arrival() -> None:
+    class Falling:
+        def __init__(self) -> None:
+            self.left = [30, 10]
+
+        def draw_ns(self, rng: np.random.Generator) -> int:
+            return self.left.pop(0)
+
+    link = DelayedLink(lambda o: np.zeros((4, 6), np.float32), Falling(), seed=0)
+    link.submit(dataclasses.replace(observation(0), capture_ns=0))
+    link.submit(dataclasses.replace(observation(1), capture_ns=5))
+    assert [p.observation_id for p in link.poll(14)] == []
+    assert [p.observation_id for p in link.poll(30)] == [1, 0]
+    assert link.poll(40) == []
+
+
+def test_collected_frames_show_the_instant_of_their_labels(robot: SimRobot) -> None:
+    """The named ball's colour is found where the projection says it is."""
+    rows, _ = collect_episode(robot, 11, noise=Noise(wander=0.0, burst_size=0.0))
+    colour = robot.prompt.split()[2]
+    channel = {"red": (0,), "green": (1,), "blue": (2,), "yellow": (0, 1)}[colour]
+    checked = 0
+    for frame, uv, inside in zip(
+        rows["frames_front"], rows["uv"], rows["inside"], strict=True
+    ):
+        if not inside[0, 0]:
+            continue
+        x, y = (uv[0, 0] * frame.shape[0]).astype(int)
+        pixel = frame[y, x].astype(int)
+        others = [c for c in range(3) if c not in channel]
+        if pixel.max() - pixel.min() < 60:  # hidden behind the gripper
+            continue
+        assert min(pixel[list(channel)]) > max(pixel[others]), (colour, pixel)
+        checked += 1
+    assert checked > 10
+
+
+def test_noise_is_on_what_is_executed_and_never_on_the_label(robot: SimRobot) -> None:
+    rows, _ = collect_episode(robot, 4, noise=Noise(), execute_steps=(1, 1))
+    off = np.abs(rows["action"] - rows["chunk"][:, 0]).max()
+    assert off > 0.01
+    assert np.isfinite(rows["chunk"]).all()
+    assert (rows["chunk"] >= robot.spec.action_lower - 1e-5).all()
+    assert (rows["chunk"] <= robot.spec.action_upper + 1e-5).all()
+
+
+def test_wilson_against_published_values() -> None:
+    low, high = wilson(0, 10)
+    assert low == 0.0
+    assert high == pytest.approx(0.2775, abs=1e-3)
+    low, high = wilson(8, 10)
+    assert (low, high) == (pytest.approx(0.4902, abs=1e-3), pytest.approx(0.9433, abs=1e-3))
