@@ -126,7 +126,7 @@ class LocalServer:
     """The real server on a thread that runs an event loop."""
 
     def __init__(self, checkpoint: Checkpoint, make_engine=None, **settings) -> None:
-        self.server: PolicyServer | None = None
+        self.server: PolicyServer
         self.port = 0
         self._checkpoint = checkpoint
         self._make_engine = make_engine
@@ -197,7 +197,7 @@ def link_to(server, robot: RobotSpec = ROBOT, **changes) -> GrpcLink:
     return GrpcLink(address, robot, **settings)
 
 
-def until(condition: Callable[[], object], timeout_s: float = 10.0):
+def until[T](condition: Callable[[], T], timeout_s: float = 10.0) -> T:
     """Waits for a condition and returns its value."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
@@ -221,7 +221,7 @@ class Wire:
         # Bytes go out as they are.
         self._call = self._channel.stream_stream(
             "/onset.v1.PolicyService/Session",
-            request_serializer=lambda data: data,
+            request_serializer=bytes,
             response_deserializer=pb.ServerMessage.FromString,
         )
         self._queue: list[bytes | None] = []

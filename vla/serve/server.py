@@ -13,7 +13,7 @@ import asyncio
 import itertools
 import logging
 import signal
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -94,7 +94,14 @@ def describe(checkpoint: Checkpoint, expert_steps: int | None = None) -> Descrip
 
 
 class PolicyServer:
-    """Serves one checkpoint. Its methods belong to one event loop."""
+    """Serves one checkpoint. Its methods belong to one event loop.
+
+    Attributes:
+        config: Its settings.
+        metrics: Its counts.
+        failed: Set when the model's thread has ended without being asked to; every robot has
+            been told then, and nothing is left to do but ``stop``.
+    """
 
     def __init__(
         self,
@@ -115,6 +122,7 @@ class PolicyServer:
         self.metrics = Metrics()
         self.failed = asyncio.Event()
         self._keys = itertools.count()
+        self._stopping = False
         self._loop: asyncio.AbstractEventLoop | None = None
         description = describe(checkpoint, config.expert_steps)
         encode_description(description)  # checks it
@@ -124,7 +132,7 @@ class PolicyServer:
             or (lambda: Engine(checkpoint, expert_steps=steps, seed=config.seed, device=device)),
             (blank_observation(description.robot), description.prompts[0]),
             lambda reply: self._call(self._deliver, reply),
-            lambda: self._call(self.failed.set),
+            lambda: self._call(self._model_ended),
             config.threads,
         )
         self._shared = Shared(
@@ -157,6 +165,7 @@ class PolicyServer:
         try:
             port = self._server.add_insecure_port(address)
         except RuntimeError as error:
+            self._stopping = True
             self._runner.stop()
             raise OnsetError(
                 ErrorCode.BAD_VALUE, "host, port", address, "an address that is free"
@@ -185,6 +194,17 @@ class PolicyServer:
         if stream is not None:
             stream.deliver(reply)
 
+    def _model_ended(self) -> None:
+        if self._stopping:
+            return
+        _log.error("the model's thread has ended")
+        self.failed.set()
+        self._shared.draining = True
+        for stream in self._streams():
+            stream.end(
+                OnsetError(ErrorCode.UNAVAILABLE, "model", "ended", "another server", fatal=True)
+            )
+
     def _call[*Ts](self, function: Callable[[*Ts], object], *arguments: *Ts) -> None:
         """Runs a function in the event loop, where that still runs."""
         if self._loop is not None and not self._loop.is_closed():
@@ -207,11 +227,11 @@ class PolicyServer:
                 task.cancel()
         await self.stop()
 
-    async def stop(self, error: OnsetError | None = None) -> None:
-        """Ends every stream, with the error given, then the threads."""
-        self._shared.draining = True
+    async def stop(self) -> None:
+        """Ends every stream, then the threads."""
+        self._stopping = self._shared.draining = True
         for stream in self._streams():
-            stream.end(error)
+            stream.end()
         if self._server is not None:
             await self._server.stop(_STOP_GRACE_S)
         self._runner.stop()
@@ -219,7 +239,7 @@ class PolicyServer:
         self._shared.decoders.shutdown(wait=False, cancel_futures=True)
         _log.info("at the end: %s", self.metrics.summary())
 
-    def _streams(self) -> Iterable[SessionStream]:
+    def _streams(self) -> list[SessionStream]:
         return list(self._shared.streams.values())
 
 
@@ -264,15 +284,11 @@ async def serve(
     await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
     for task in (reporter, *ends):
         task.cancel()
-    if not asked.is_set():
-        await server.stop(
-            OnsetError(
-                ErrorCode.UNAVAILABLE, "model", "its thread has ended", "another server", fatal=True
-            )
-        )
-        return False
-    await server.drain()
-    return True
+    if asked.is_set():
+        await server.drain()
+    else:
+        await server.stop()
+    return asked.is_set()
 
 
 async def _report(server: PolicyServer) -> None:
