@@ -55,7 +55,8 @@ def main(args: Args) -> int:
     os.environ["OMP_NUM_THREADS"] = str(max(1, args.threads))
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from vla.checkpoint import load_checkpoint
-    from vla.serve.server import ServeConfig, serve
+    from vla.serve.config import ServeConfig
+    from vla.serve.server import serve
 
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"

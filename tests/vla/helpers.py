@@ -32,7 +32,8 @@ from controller.types import (
 from onset.v1 import policy_pb2 as pb
 from vla.checkpoint import Checkpoint, PolicyMeta, load_checkpoint, save_checkpoint
 from vla.models.small import SmallVLA, SmallVLAConfig
-from vla.serve.server import PolicyServer, ServeConfig
+from vla.serve.config import ServeConfig
+from vla.serve.server import PolicyServer
 from vla.transforms import Normaliser, Tokeniser
 
 MS = 1_000_000

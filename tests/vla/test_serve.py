@@ -24,7 +24,7 @@ from tests.vla.helpers import (
     until,
 )
 from vla.engine import Engine
-from vla.serve import server as serving
+from vla.serve import config as serving
 
 
 def kinds(link) -> list[tuple[NoticeKind, int]]:

@@ -6,8 +6,8 @@ import pytest
 from controller.errors import ErrorCode, OnsetError
 from controller.messages import Open, Reset
 from tests.vla.helpers import HORIZON, MS, PROMPTS, ROBOT, observation, tiny_checkpoint
+from vla.serve.config import describe
 from vla.serve.scheduler import Request, Scheduler
-from vla.serve.server import describe
 from vla.serve.session import OVERLOAD_INTERVAL_NS, Session
 
 

@@ -15,14 +15,12 @@ import logging
 import signal
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
 import grpc
 import grpc.aio
 import torch
 from google.protobuf.message import DecodeError
 
-from controller.bounds import MAX_HORIZON, check_range
 from controller.codec import encode_description
 from controller.errors import ErrorCode, OnsetError
 from controller.messages import Description
@@ -30,15 +28,13 @@ from controller.transport import SERVER_OPTIONS
 from onset.v1 import policy_pb2 as pb
 from vla.checkpoint import Checkpoint
 from vla.engine import Engine
+from vla.serve.config import ServeConfig, check_config, describe
 from vla.serve.metrics import Metrics
 from vla.serve.runner import Inference, Reply, Runner, blank_observation
 from vla.serve.stream import Malformed, SessionStream, Shared
 
 _log = logging.getLogger(__name__)
 
-STRATEGIES = ("naive",)
-MAX_THREADS = 256
-MAX_SESSIONS = 4096
 _SERVICE = pb.DESCRIPTOR.services_by_name["PolicyService"].full_name
 _STOP_GRACE_S = 1.0
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -46,51 +42,6 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _SAME_SIGNAL_S = 0.2
 # Without it a second server on the same port would silently get half of the robots.
 _OPTIONS = (*SERVER_OPTIONS, ("grpc.so_reuseport", 0))
-
-
-@dataclass(frozen=True)
-class ServeConfig:
-    """Settings of a server.
-
-    Attributes:
-        host: Address to listen at.
-        port: 0 takes a free one.
-        threads: Threads that torch may use for one operation.
-        decode_threads: Threads that decode frames.
-        expert_steps: Expert steps per chunk; the checkpoint's own when None.
-        device: ``"cpu"`` or ``"cuda"``.
-        seed: Seeds the noise, with each observation's id.
-        max_sessions: How many robots at a time.
-        drain_s: Longest wait for answers under way when the server leaves [s].
-        metrics_every_s: How often the counts are logged [s].
-    """
-
-    host: str = "127.0.0.1"
-    port: int = 0
-    threads: int = 1
-    decode_threads: int = 2
-    expert_steps: int | None = None
-    device: str = "cpu"
-    seed: int = 0
-    max_sessions: int = 64
-    drain_s: float = 10.0
-    metrics_every_s: float = 60.0
-
-
-def describe(checkpoint: Checkpoint, expert_steps: int | None = None) -> Description:
-    """What a server of this checkpoint says of itself."""
-    meta = checkpoint.meta
-    return Description(
-        model=meta.name,
-        model_hash=checkpoint.digest or "0",
-        prompts=meta.prompts,
-        horizon=meta.model.horizon,
-        robot=meta.robot,
-        strategies=STRATEGIES,
-        expert_steps=expert_steps or meta.expert_steps,
-        min_delay=0,
-        max_delay=meta.model.horizon - 1,
-    )
 
 
 class PolicyServer:
@@ -118,7 +69,7 @@ class PolicyServer:
             OnsetError: A setting cannot be met.
         """
         self.config = config = config or ServeConfig()
-        _check(config)
+        check_config(config)
         self.metrics = Metrics()
         self.failed = asyncio.Event()
         self._keys = itertools.count()
@@ -295,23 +246,6 @@ async def _report(server: PolicyServer) -> None:
     while True:
         await asyncio.sleep(server.config.metrics_every_s)
         _log.info("%s", server.metrics.summary())
-
-
-def _check(config: ServeConfig) -> None:
-    if config.device not in ("cpu", "cuda"):
-        raise OnsetError(ErrorCode.BAD_VALUE, "device", config.device, "cpu or cuda")
-    if config.device == "cuda" and not torch.cuda.is_available():
-        raise OnsetError(ErrorCode.BAD_VALUE, "device", "cuda, and there is none", "cpu")
-    for name, lower, upper in (
-        ("port", 0, 65535),
-        ("threads", 1, MAX_THREADS),
-        ("decode_threads", 1, MAX_THREADS),
-        ("expert_steps", 1, MAX_HORIZON),
-        ("max_sessions", 1, MAX_SESSIONS),
-    ):
-        value = getattr(config, name)
-        if value is not None:
-            check_range(name, value, lower, upper)
 
 
 def _parse(data: bytes) -> pb.ClientMessage | Malformed:
