@@ -50,18 +50,14 @@ def main(args: Args) -> None:
 
     def episodes() -> Iterator:
         nonlocal won
-        for seed in track(
-            range(args.seed, args.seed + args.episodes), args.task, console=CONSOLE
-        ):
+        for seed in track(range(args.seed, args.seed + args.episodes), args.task, console=CONSOLE):
             rows, success = collect_episode(robot, seed, noise=args.noise)
             won += success
             if success or args.failures:
                 yield rows, robot.prompt
 
     name = args.repo_id or f"onset/{args.task}"
-    frames = write_dataset(
-        args.out, name, robot.spec, HORIZON, episodes(), videos=args.videos
-    )
+    frames = write_dataset(args.out, name, robot.spec, HORIZON, episodes(), videos=args.videos)
     CONSOLE.print(
         f"wrote {args.out}: {frames} frames of {args.episodes} episodes, {won} successful"
     )
@@ -69,6 +65,6 @@ def main(args: Args) -> None:
 
 if __name__ == "__main__":
     try:
-        main(tyro.cli(Args, description=__doc__))
+        main(tyro.cli(Args))
     except OnsetError as error:
         raise SystemExit(f"error: {error}") from error

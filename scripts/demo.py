@@ -86,4 +86,4 @@ def _plot(path: Path, run: Run, runs: list[Run], period_s: float) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Args, description=__doc__))
+    main(tyro.cli(Args))

@@ -22,7 +22,7 @@ from rich.table import Table
 
 from controller.types import Observation
 from scripts.results import code_commit, write_results
-from sim.collect import Infer
+from sim.collect import HORIZON, Infer
 from sim.delay import Fixed
 from sim.env import SimRobot
 from sim.metrics import wilson
@@ -121,12 +121,13 @@ def _infer(job: Job, robot: SimRobot) -> Infer:
     """The row's policy as a function."""
     lower, upper = robot.spec.action_lower, robot.spec.action_upper
     if job.who == "expert":
-        return expert(robot, _engine(job, trained=True).schedule.horizon)
+        return expert(robot, HORIZON)
     if job.who == "still":
-        return lambda observation: np.tile(observation.state[: len(lower)], (32, 1))
+        return lambda observation: np.tile(observation.state[: len(lower)], (HORIZON, 1))
     if job.who == "random":
         rng = np.random.default_rng([job.seed, 2])
-        return lambda observation: rng.uniform(lower, upper, (32, len(lower)))
+        size = (HORIZON, len(lower))
+        return lambda observation: rng.uniform(lower, upper, size).astype(np.float32)
     engine = _engine(job, trained=job.who != "untrained")
     others: dict[str, np.ndarray] = {}
 
@@ -222,4 +223,4 @@ def _table(args: Args, rows: Sequence[dict]) -> Table:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Args, description=__doc__))
+    main(tyro.cli(Args))

@@ -24,6 +24,7 @@ from controller.meter import MeteredLink, Reply
 from scripts.results import code_commit, write_results
 from sim.env import SimRobot
 from sim.film import Film, write_video
+from sim.robots.so101 import to_normalised
 from sim.rollout import Episode, drive, loop_config
 from sim.task import make_task
 
@@ -127,8 +128,6 @@ def run_episodes(args: Args, progress: Progress) -> list[Run]:
 
 def set_point(robot: SimRobot) -> np.ndarray:
     """What the servos follow now, in action units. Shape (6,)."""
-    from sim.robots.so101 import to_normalised
-
     return to_normalised(robot.data.ctrl[:6])
 
 
@@ -196,6 +195,6 @@ def summary_table(runs: Sequence[Run]) -> Table:
 
 if __name__ == "__main__":
     try:
-        main(tyro.cli(Args, description=__doc__))
+        main(tyro.cli(Args))
     except OnsetError as error:
         raise SystemExit(f"error: {error}") from error

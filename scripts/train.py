@@ -1,13 +1,8 @@
-"""Trains the built-in policy for one task: collect, train, DAgger rounds, ship.
-
-Every stage writes to its folder under runs/ and is passed over when it is done, so that an
-interrupted run goes on where it was.
-"""
+"""Trains the built-in policy for one task: collect, train, DAgger rounds, ship."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import multiprocessing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,8 +12,8 @@ import tyro
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from controller.types import Observation
-from sim.collect import HORIZON, Noise, collect_episode, write_shard
+from controller.errors import ErrorCode, OnsetError
+from sim.collect import HORIZON, Infer, Noise, collect_episode, write_shard
 from sim.env import SimRobot
 from sim.robots import so101
 from sim.task import Task, make_task
@@ -35,28 +30,59 @@ FIRST_SEED = 1_000_000  # evaluation seeds are below
 
 
 @dataclass(frozen=True)
-class Args:
-    """Trains the built-in policy for one task.
+class Recipe:
+    """How much of what a task takes.
 
     Attributes:
-        task: whack, intercept, conveyor or pick_place.
         episodes: Expert episodes of the first round.
         rounds: DAgger rounds: the policy drives, the expert labels.
         round_episodes: Episodes of each round.
         first: Steps on the first round's data, before the first DAgger round.
+        steps: Steps in all; the rest is shared by the rounds.
+    """
+
+    episodes: int
+    rounds: int
+    round_episodes: int
+    first: int
+    steps: int
+
+
+# An episode of intercept is short; pick_place has two cameras and three times the phases.
+RECIPES = {
+    "whack": Recipe(480, 3, 120, 1500, 4500),
+    "intercept": Recipe(1600, 3, 400, 1200, 3500),
+    "pick_place": Recipe(800, 3, 150, 1500, 4200),
+}
+
+
+@dataclass(frozen=True)
+class Args:
+    """Trains the built-in policy for one task: collect, train, DAgger rounds, ship.
+
+    Every stage is passed over when it is done: an interrupted run goes on where it was.
+
+    Attributes:
+        task: whack, intercept or pick_place.
+        episodes: Expert episodes of the first round; the task's recipe by default.
+        rounds: DAgger rounds; the recipe's by default.
+        round_episodes: Episodes of each round; the recipe's by default.
+        first: Steps before the first DAgger round; the recipe's by default.
+        steps: Steps in all; the recipe's by default.
         workers: Processes that collect.
         threads: CPU threads of the optimiser.
         device: cpu or cuda.
         out: Folder of the run.
         ship: Copy the result into the bundled weights.
-        train: Optimiser settings.
+        train: Optimiser settings; its steps come from the recipe.
     """
 
     task: str
-    episodes: int = 400
-    rounds: int = 3
-    round_episodes: int = 120
-    first: int = 1500
+    episodes: int | None = None
+    rounds: int | None = None
+    round_episodes: int | None = None
+    first: int | None = None
+    steps: int | None = None
     workers: int = 2
     threads: int = 2
     device: str = "cpu"
@@ -65,32 +91,44 @@ class Args:
     train: TrainConfig = field(default_factory=TrainConfig)
 
 
+def make_recipe(args: Args) -> Recipe:
+    """The task's recipe with what the command line overrides."""
+    if args.task not in RECIPES:
+        raise OnsetError(ErrorCode.BAD_VALUE, "task", args.task, sorted(RECIPES))
+    given = {f.name: getattr(args, f.name) for f in dataclasses.fields(Recipe)}
+    return dataclasses.replace(
+        RECIPES[args.task], **{name: value for name, value in given.items() if value is not None}
+    )
+
+
 def main(args: Args) -> None:
+    recipe = make_recipe(args)
     folder = args.out / args.task
     folder.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(args.threads)
-    (folder / "args.json").write_text(json.dumps(dataclasses.asdict(args), default=str, indent=1))
-    meta = make_meta(make_task(args.task))
-    model = meta.model
-    lags = {c.name: c.lags for c in so101.spec(model.cameras, make_task(args.task).lags).cameras}
+    task = make_task(args.task)
+    meta = make_meta(task)
+    lags = {c.name: c.lags for c in meta.robot.cameras}
 
-    collect(args, folder, 0, args.episodes, None)
-    data = Demonstrations(model.cameras, lags)
+    collect(args, folder, 0, recipe.episodes, None)
+    data = Demonstrations(meta.model.cameras, lags)
     read(data, folder, 0)
-    relative = torch.tensor([1.0] * 5 + [0.0])
+    # The gripper is absolute; the arm's actions are relative to where it is.
+    relative = torch.tensor([0.0 if d.unit == "1" else 1.0 for d in meta.robot.action])
     # Scales come from the first round only: later rounds must not move the model's units.
     normaliser = data.fit(relative)
-    trainer = Trainer(meta, args.train, data, normaliser, folder, torch.device(args.device))
+    config = dataclasses.replace(args.train, steps=recipe.steps)
+    trainer = Trainer(meta, config, data, normaliser, folder, torch.device(args.device))
     if trainer.resume():
         CONSOLE.print(f"resumed {folder} at step {trainer.step}")
-    for number in range(args.rounds + 1):
-        rest = args.train.steps - args.first
-        until = args.first + rest * number // max(1, args.rounds)
+    # Data first, then steps: stage 0 has the expert's data alone, each round adds the policy's.
+    for number in range(recipe.rounds + 1):
         if number:
-            collect(args, folder, number, args.round_episodes, folder / "policy.safetensors")
+            collect(args, folder, number, recipe.round_episodes, folder / "policy.safetensors")
             read(data, folder, number)
-        if number == args.rounds:
-            until = args.train.steps
+        rest = recipe.steps - recipe.first
+        last = number == recipe.rounds
+        until = recipe.steps if last else recipe.first + rest * number // recipe.rounds
         if trainer.step < until:
             fit(trainer, until)
     if args.ship:
@@ -150,21 +188,19 @@ def _collect_shard(job: tuple[str, Path, int, int, Path | None]) -> tuple[int, i
     name, path, first, count, policy = job
     torch.set_num_threads(1)
     robot = SimRobot(make_task(name))
-    engine = None if policy is None else Engine(load_checkpoint(policy))
-
-    def infer(observation: Observation):
-        return engine.chunk(observation, robot.prompt)
-
+    infer = None if policy is None else _infer(Engine(load_checkpoint(policy)), robot)
     episodes, won = [], 0
     for seed in range(first, first + count):
-        rows, success = collect_episode(
-            robot, seed, noise=Noise(), infer=None if engine is None else infer
-        )
+        rows, success = collect_episode(robot, seed, noise=Noise(), infer=infer)
         episodes.append((rows, robot.prompt))
         won += success
     write_shard(path, episodes)
     robot.close()
     return won, count
+
+
+def _infer(engine: Engine, robot: SimRobot) -> Infer:
+    return lambda observation: engine.chunk(observation, robot.prompt)
 
 
 def read(data: Demonstrations, folder: Path, number: int) -> None:
@@ -198,4 +234,7 @@ def bar(title: str) -> Progress:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Args, description=__doc__))
+    try:
+        main(tyro.cli(Args))
+    except OnsetError as error:
+        raise SystemExit(f"error: {error}") from error

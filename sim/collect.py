@@ -160,5 +160,5 @@ def write_shard(path: Path, episodes: list[tuple[dict[str, NDArray], str]]) -> N
     arrays["prompt"] = np.array([prompt for _, prompt in episodes])
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_suffix(".tmp.npz")
-    np.savez(fresh, **arrays)
+    np.savez(fresh, allow_pickle=False, **arrays)
     fresh.replace(path)

@@ -37,7 +37,7 @@ _TEMPLATE = """
       castshadow="{cast}"/>
     <geom name="table" type="plane" size="0.8 0.8 0.1" material="table" friction="0.9 0.02 0.001"/>
     <camera name="front" pos="0.62 0 0.46" xyaxes="0 1 0 -0.866 0 0.5" fovy="43"/>
-    <camera name="film" pos="0.72 -0.52 0.48" xyaxes="0.68 0.74 0 -0.36 0.33 0.87" fovy="42"/>
+    <camera name="film" pos="0.72 -0.52 0.48" xyaxes="0.68 0.74 0 -0.36 0.33 0.87" fovy="34"/>
     {arm}
     {scene}
   </worldbody>
@@ -76,12 +76,12 @@ class Camera:
 
     def render(self, data: mujoco.MjData, camera: str) -> Image:
         """uint8 RGB, shape (h, w, 3)."""
-        if self._renderer is None:
-            self._renderer = mujoco.Renderer(self._model, *self._size)
-        self._renderer.update_scene(data, camera=camera)
+        renderer = self._renderer or mujoco.Renderer(self._model, *self._size)
+        self._renderer = renderer
+        renderer.update_scene(data, camera=camera)
         for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION):
-            self._renderer.scene.flags[flag] = self._film
-        return self._renderer.render()
+            renderer.scene.flags[flag] = self._film
+        return renderer.render()
 
     def close(self) -> None:
         if self._renderer is not None:

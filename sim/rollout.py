@@ -22,6 +22,7 @@ from sim.delay import DelayedLink, Fixed, Latency
 from sim.env import SimRobot
 
 CONTROL_PERIOD_NS = 10_000_000
+NO_DELAY = Fixed(0)
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ def run_episode(
     infer: Infer,
     seed: int,
     *,
-    latency: Latency = Fixed(0),
+    latency: Latency = NO_DELAY,
     execute_steps: int = 4,
     on_step: Callable[[int], None] | None = None,
 ) -> Episode:

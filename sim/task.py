@@ -64,7 +64,11 @@ class Task(ABC):
 
     @abstractmethod
     def reset(
-        self, model: mujoco.MjModel, data: mujoco.MjData, rng: np.random.Generator, prompt: str | None
+        self,
+        model: mujoco.MjModel,
+        data: mujoco.MjData,
+        rng: np.random.Generator,
+        prompt: str | None,
     ) -> str:
         """Places everything at random and returns the instruction (``prompt`` when given)."""
 

@@ -54,14 +54,15 @@ def sample(
     x = noise.clone()
     free = schedule.ready_at > 0
     table = torch.from_numpy(schedule.tau).to(x)
-    with torch.inference_mode():
-        for step in range(schedule.steps):
+    for step in range(schedule.steps):
+        # Not around the loop: a mode must not outlive a yield, which hands control back.
+        with torch.inference_mode():
             if committed is not None:
                 x[:, : committed.shape[1]] = committed
             tau = table[step].expand(x.shape[0], -1)
             velocity = policy.velocity(x, tau, context)
             x = x + velocity * (table[step + 1] - table[step])[:, None]
-            ripe = np.flatnonzero(free & (schedule.ready_at == step + 1))
-            if len(ripe):
-                final = bool((schedule.ready_at <= step + 1).all())
-                yield Ripe(step + 1, ripe, x[:, torch.from_numpy(ripe)], final)
+        ripe = np.flatnonzero(free & (schedule.ready_at == step + 1))
+        if len(ripe):
+            final = bool((schedule.ready_at <= step + 1).all())
+            yield Ripe(step + 1, ripe, x[:, torch.from_numpy(ripe)], final)

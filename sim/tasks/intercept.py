@@ -9,7 +9,6 @@ import numpy as np
 
 from sim.experts.motion import plan_start, roll_out
 from sim.experts.reach import Reach
-from sim.robots import so101
 from sim.robots.so101 import Array
 from sim.task import COLOURS, HIDDEN_Z, Targets, Task, choose_prompt, register
 

@@ -8,7 +8,6 @@ import mujoco
 import numpy as np
 
 from sim.experts.reach import Reach, reach_plan
-from sim.robots import so101
 from sim.robots.so101 import Array
 from sim.task import COLOURS, HIDDEN_Z, Targets, Task, choose_prompt, register
 
@@ -39,7 +38,8 @@ class Whack(Task):
     """Coloured moles pop up, move and hide; "hit the red mole".
 
     Description: two moles of different colours come up again and again at random places on the
-        board, move with sudden turns, and hide. The arm is to touch the named one with the tip of its gripper.
+        board, move with sudden turns, and hide. The arm is to touch the named one with the tip
+        of its gripper.
     Randomisation: colours, places, speed and turns, time up and time hidden, the start pose.
     Success: the named mole was hit in at least 4 of its 5 appearances, the other at most once.
     """
@@ -121,7 +121,9 @@ class Whack(Task):
         for mole, other in (self._moles, self._moles[::-1]):
             mole.timer -= dt
             if not mole.up:
-                if mole.timer <= 0 and (other is self._moles[0] or mole.appearances < self.appearances):
+                if mole.timer <= 0 and (
+                    other is self._moles[0] or mole.appearances < self.appearances
+                ):
                     self._pop_up(mole, other)
                 continue
             mole.turn -= dt
@@ -138,7 +140,7 @@ class Whack(Task):
         self._place(data)
 
     def _place(self, data: mujoco.MjData) -> None:
-        for colour, body in self._bodies.items():
+        for body in self._bodies.values():
             data.mocap_pos[body] = [0, 0, HIDDEN_Z]
         for mole in self._moles:
             if mole.up:

@@ -81,9 +81,7 @@ def test_collected_frames_show_the_instant_of_their_labels(robot: SimRobot) -> N
     colour = robot.prompt.split()[2]
     channel = {"red": (0,), "green": (1,), "blue": (2,), "yellow": (0, 1)}[colour]
     checked = 0
-    for frame, uv, inside in zip(
-        rows["frames_front"], rows["uv"], rows["inside"], strict=True
-    ):
+    for frame, uv, inside in zip(rows["frames_front"], rows["uv"], rows["inside"], strict=True):
         if not inside[0, 0]:
             continue
         x, y = (uv[0, 0] * frame.shape[0]).astype(int)

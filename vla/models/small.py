@@ -1,6 +1,6 @@
-"""The built-in small flow VLA.
+r"""The built-in small flow VLA.
 
-    frames --patches--> image tokens --\\
+    frames --patches--> image tokens --\
     words  ----------> word tokens -----+-- bidirectional prefix --> keys, values per layer
     readout queries -------------------/            |                       |
                                                     v                       v
@@ -15,6 +15,7 @@ prefix whatever the arm does.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -135,7 +136,7 @@ class SmallVLA(nn.Module):
         image_rows = sum(image.shape[1] for image in images)
 
         keys, values = [], []
-        for i, block in enumerate(self.prefix):
+        for i, block in enumerate(cast(list[Block], self.prefix)):
             k, v = block.keys_values(x)
             keys.append(k)
             values.append(v)
@@ -155,7 +156,8 @@ class SmallVLA(nn.Module):
         h = self.action_in(torch.cat([x, time], dim=-1)) + self.action_position
         # The summary is a token of its own, and is added to each action token as well.
         h = torch.cat([context.summary[:, None], h + context.summary[:, None]], dim=1)
-        for block, keys, values in zip(self.expert, context.keys, context.values, strict=True):
+        blocks = cast(list[Block], self.expert)
+        for block, keys, values in zip(blocks, context.keys, context.values, strict=True):
             k, v = block.keys_values(h)
             h = block(h, torch.cat([keys, k], dim=2), torch.cat([values, v], dim=2))
         return self.action_out(self.norm_out(h[:, 1:]))
@@ -181,12 +183,14 @@ class PatchEmbedding(nn.Module):
         x = x.reshape(b, lags, h // p, p, w // p, p, 3).permute(0, 2, 4, 1, 3, 5, 6)
         x = self.pixels(x.reshape(b, (h // p) * (w // p), -1) * 2.0)
         scale, shift = self.modulation(instruction)[:, None].chunk(2, dim=-1)
-        x = nn.functional.gelu(x * (1 + scale) + shift, approximate="tanh")
+        x = nn.functional.gelu(x * (1 + scale) + shift)
         return self.out(x) + self.position
 
 
 class ReadoutHead(nn.Module):
     """Soft arg-max over patches with an offset inside the patch."""
+
+    centres: Tensor
 
     def __init__(self, config: SmallVLAConfig) -> None:
         super().__init__()

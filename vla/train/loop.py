@@ -114,9 +114,7 @@ class Trainer:
         self.optimiser.step()
         keep = min(config.average, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
-            for mean, value in zip(
-                self.average.parameters(), self.model.parameters(), strict=True
-            ):
+            for mean, value in zip(self.average.parameters(), self.model.parameters(), strict=True):
                 mean.lerp_(value, 1 - keep)
         self.step += 1
         return {

@@ -64,7 +64,7 @@ def losses(
     pixel = (gap * inside).sum() / inside.sum().clamp(min=1)
     place, seen = head(readout.feature)
     visible = batch.visible[..., None]
-    # A velocity of 1 dm/s matters as much as a position of 1 dm: it is led by a fraction of a second.
+    # Position [dm] and velocity [dm/s] count alike: a target is led by a fraction of a second.
     error = F.smooth_l1_loss(place, batch.place, reduction="none", beta=0.1) * visible
     regression = error.sum() / (6 * visible.sum()).clamp(min=1)
     presence = F.binary_cross_entropy_with_logits(seen, batch.visible.float())
