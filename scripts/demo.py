@@ -41,14 +41,13 @@ class Args:
 
 
 def main(args: Args) -> None:
-    # The scene is random; what happens in it is in the table, not in the log.
     logging.basicConfig(level=logging.ERROR)
     commit = code_commit()
     runs: list[Run] = []
     with Progress(console=CONSOLE) as progress:
         for task in TASKS:
             waiting = progress.add_task(f"starting a server for {task}", total=None)
-            with LocalServer(task) as server:
+            with LocalServer(task, args.out / f"server_{task}.log") as server:
                 progress.remove_task(waiting)
                 robot_args = RobotArgs(server.address, task, args.episodes, args.seed)
                 runs += run_episodes(robot_args, progress)

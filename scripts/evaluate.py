@@ -86,7 +86,7 @@ def main(args: Args) -> None:
             jobs += [Job(args, who, delay, seed) for seed in range(count)]
     results: dict[tuple[str, int], list[Episode]] = {}
     with multiprocessing.get_context("spawn").Pool(args.workers, initializer=_quiet) as pool:
-        done = pool.imap(_run, jobs, chunksize=5)
+        done = pool.imap(run_job, jobs, chunksize=5)
         for job, episode in zip(
             jobs, track(done, f"{args.task}: episodes", len(jobs), console=CONSOLE), strict=True
         ):
@@ -107,7 +107,8 @@ _robots: dict[str, SimRobot] = {}
 _engines: dict[tuple, Engine] = {}
 
 
-def _run(job: Job) -> Episode:
+def run_job(job: Job) -> Episode:
+    """Runs one episode; robot and engine are kept for the next one of the process."""
     args = job.args
     if args.task not in _robots:
         _robots[args.task] = SimRobot(make_task(args.task))

@@ -22,11 +22,13 @@ class LocalServer:
         address: ``host:port``, once it is ready.
     """
 
-    def __init__(self, policy: str, *options: str) -> None:
+    def __init__(self, policy: str, log: Path, *options: str) -> None:
         """Args:
         policy: Bundled name or path.
+        log: Where the server's log goes; it is begun anew.
         options: Further command-line options of the server.
         """
+        self._log = log
         self._command = [sys.executable, str(SERVE), "--policy", policy, "--port", "0", *options]
         self.address = ""
 
@@ -36,16 +38,17 @@ class LocalServer:
         Raises:
             RuntimeError: It ended before; what it printed is in the message.
         """
-        self._process = subprocess.Popen(self._command, stdout=subprocess.PIPE, text=True)
-        said = []
-        stdout = self._process.stdout
-        for line in stdout or ():
-            said.append(line)
+        self._log.parent.mkdir(parents=True, exist_ok=True)
+        with self._log.open("w") as log:
+            self._process = subprocess.Popen(
+                self._command, stdout=subprocess.PIPE, stderr=log, text=True
+            )
+        for line in self._process.stdout or ():
             if match := _READY.match(line.strip()):
                 self.address = match[1]
                 return self
-        self._process.wait()
-        raise RuntimeError(f"the policy server ended with {self._process.returncode}: {said}")
+        code = self._process.wait()
+        raise RuntimeError(f"the policy server ended with {code}: {self._log.read_text()}")
 
     def __exit__(
         self,

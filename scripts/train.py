@@ -50,8 +50,8 @@ class Recipe:
 
 # An episode of intercept is short; pick_place has two cameras and three times the phases.
 RECIPES = {
-    "whack": Recipe(480, 3, 120, 1500, 4500),
-    "intercept": Recipe(1600, 3, 400, 1200, 3500),
+    "whack": Recipe(480, 3, 120, 1500, 2800),
+    "intercept": Recipe(1600, 3, 400, 1200, 2800),
     "pick_place": Recipe(800, 3, 150, 1500, 4200),
 }
 

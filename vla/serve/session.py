@@ -70,7 +70,6 @@ class Session:
     def accept(self, observation: Observation) -> None:
         """Notes an observation that has passed every check."""
         self.last_step, self.last_id = observation.step, observation.id
-        self.prompt = observation.prompt or self.prompt
         self.observations += 1
 
     def reset(self, message: Reset) -> set[int]:

@@ -216,6 +216,8 @@ class SessionStream:
         session.check(observation, self._shared.description)
         if observation.prompt is not None:
             self._check_prompt_of(observation.id, observation.prompt)
+            # In force even if the frames turn out to be damaged: the robot says it only once.
+            session.prompt = observation.prompt
         session.outstanding.add(observation.id)
         self._idle.clear()
         loop = asyncio.get_running_loop()
