@@ -14,7 +14,7 @@ from controller.errors import OnsetError
 from sim.collect import HORIZON, Noise, collect_episode
 from sim.dataset import write_dataset
 from sim.env import SimRobot
-from sim.task import make_task
+from sim.tasks import make_task
 
 CONSOLE = Console()
 

@@ -27,7 +27,7 @@ from sim.delay import Fixed
 from sim.env import SimRobot
 from sim.metrics import wilson
 from sim.rollout import Episode, expert, run_episode
-from sim.task import make_task
+from sim.tasks import make_task
 from vla.checkpoint import load_checkpoint, random_checkpoint
 from vla.engine import Engine
 

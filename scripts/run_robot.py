@@ -26,7 +26,7 @@ from sim.env import SimRobot
 from sim.film import Film, write_video
 from sim.robots.so101 import to_normalised
 from sim.rollout import Episode, drive, loop_config
-from sim.task import make_task
+from sim.tasks import make_task
 
 CONSOLE = Console()
 

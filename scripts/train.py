@@ -16,7 +16,8 @@ from controller.errors import ErrorCode, OnsetError
 from sim.collect import HORIZON, Infer, Noise, collect_episode, write_shard
 from sim.env import SimRobot
 from sim.robots import so101
-from sim.task import Task, make_task
+from sim.task import Task
+from sim.tasks import make_task
 from vla.checkpoint import WEIGHTS, PolicyMeta, load_checkpoint, save_checkpoint
 from vla.engine import Engine
 from vla.models.small import SmallVLAConfig

@@ -90,4 +90,4 @@ def _features(spec: RobotSpec, horizon: int, videos: bool) -> dict[str, dict]:
 
 
 def _vector(names: tuple[str, ...]) -> dict:
-    return {"dtype": np.dtype("float32").name, "shape": (len(names),), "names": list(names)}
+    return {"dtype": "float32", "shape": (len(names),), "names": list(names)}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import mujoco
@@ -121,46 +120,6 @@ class Task(ABC):
     def event_ns(self) -> int | None:
         """When the last event that calls for a reaction happened [ns of episode time], or None."""
         return None
-
-
-_REGISTRY: dict[str, Callable[..., Task]] = {}
-
-
-def register(name: str) -> Callable[[type[Task]], type[Task]]:
-    """Registers a task class under a name."""
-
-    def add(cls: type[Task]) -> type[Task]:
-        _REGISTRY[name] = cls
-        cls.name = name
-        return cls
-
-    return add
-
-
-def task_names() -> tuple[str, ...]:
-    """The names of all tasks."""
-    import sim.tasks  # noqa: F401  (registers them)
-
-    return tuple(sorted(_REGISTRY))
-
-
-def make_task(name: str, **options: float) -> Task:
-    """Builds a task.
-
-    Args:
-        name: One of ``task_names()``.
-        options: The task's hardness parameters.
-
-    Raises:
-        OnsetError: Unknown name or option.
-    """
-    names = task_names()
-    if name not in names:
-        raise OnsetError(ErrorCode.BAD_VALUE, "task", name, list(names))
-    try:
-        return _REGISTRY[name](**options)
-    except TypeError as error:
-        raise OnsetError(ErrorCode.BAD_VALUE, f"task[{name}] options", options, error) from error
 
 
 def choose_prompt(prompts: tuple[str, ...], rng: np.random.Generator, prompt: str | None) -> str:

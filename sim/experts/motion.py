@@ -1,8 +1,9 @@
 """The motion law that all scripted experts share.
 
 The tip follows a critically damped reference model towards a goal,
-``x'' = w^2 (goal - x) - 2 w x'``. It has no clock of its own: planned again from any point of its path it gives the same path, so the
-expert's chunk is a function of the present state alone, which is what a policy can learn.
+``x'' = w^2 (goal - x) - 2 w x'``. It has no clock of its own: planned again from any point of its
+path it gives the same path, so the expert's chunk is a function of the present state alone, which
+is what a policy can learn.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ import numpy as np
 
 from sim.experts.grasp import HALF, Grasp, Item, grasp_plan
 from sim.robots.so101 import Array
-from sim.task import Targets, Task, choose_prompt, register
+from sim.task import Targets, Task, choose_prompt
 from sim.tasks.cubes import Cubes, cube_mjcf
 
 _COLOURS = ("red", "green", "blue", "yellow")
@@ -22,7 +22,6 @@ _MOTION = Grasp(
 )
 
 
-@register("conveyor")
 class Conveyor(Task):
     """Cubes ride past on a belt; "take the red cube off the belt".
 
@@ -33,6 +32,7 @@ class Conveyor(Task):
     Success: the named cube was lifted 5 cm above the belt.
     """
 
+    name = "conveyor"
     prompts = tuple(f"take the {c} cube off the belt" for c in _COLOURS)
     cameras = ("front", "wrist")
     lags = (0, 3)

@@ -10,7 +10,7 @@ import numpy as np
 from sim.experts.motion import plan_start, roll_out
 from sim.experts.reach import Reach
 from sim.robots.so101 import Array
-from sim.task import COLOURS, HIDDEN_Z, Targets, Task, choose_prompt, register
+from sim.task import COLOURS, HIDDEN_Z, Targets, Task, choose_prompt
 
 _COLOURS = ("red", "green", "blue", "yellow")
 RADIUS = 0.02  # [m]
@@ -34,7 +34,6 @@ class _Ball:
     lost: bool = False
 
 
-@register("intercept")
 class Intercept(Task):
     """A ball rolls in and may be deflected on the way; "block the red ball".
 
@@ -45,6 +44,7 @@ class Intercept(Task):
     Success: the named ball touched the gripper before it crossed the line.
     """
 
+    name = "intercept"
     prompts = tuple(f"block the {c} ball" for c in _COLOURS)
     cameras = ("front",)
     lags = (0, 3)

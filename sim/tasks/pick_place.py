@@ -8,7 +8,7 @@ import numpy as np
 from sim.experts.grasp import HALF, Grasp, Item, grasp_plan
 from sim.robots import so101
 from sim.robots.so101 import Array
-from sim.task import COLOURS, HIDDEN_Z, Targets, Task, choose_prompt, register
+from sim.task import COLOURS, HIDDEN_Z, Targets, Task, choose_prompt
 from sim.tasks.cubes import Cubes, cube_mjcf
 
 _CUBES = ("red", "green", "yellow")
@@ -36,7 +36,6 @@ def _bowl_mjcf(colour: str) -> str:
     return f'<body name="bowl_{colour}" mocap="true" pos="0 0 {HIDDEN_Z}">{floor}{walls}</body>'
 
 
-@register("pick_place")
 class PickPlace(Task):
     """Two cubes and two bowls; "put the green cube into the blue bowl".
 
@@ -46,6 +45,7 @@ class PickPlace(Task):
     Success: the named cube rests inside the named bowl and no jaw touches it.
     """
 
+    name = "pick_place"
     prompts = tuple(f"put the {c} cube into the {b} bowl" for c in _CUBES for b in _BOWLS)
     cameras = ("front", "wrist")
     lags = (0,)

@@ -9,7 +9,7 @@ import numpy as np
 
 from sim.experts.reach import Reach, reach_plan
 from sim.robots.so101 import Array
-from sim.task import COLOURS, HIDDEN_Z, Targets, Task, choose_prompt, register
+from sim.task import COLOURS, HIDDEN_Z, Targets, Task, choose_prompt
 
 _COLOURS = ("red", "green", "blue", "yellow")
 _HEAD_Z = 0.045  # centre of a mole's head when it is up [m]
@@ -33,7 +33,6 @@ class _Mole:
     hits: int = 0
 
 
-@register("whack")
 class Whack(Task):
     """Coloured moles pop up, move and hide; "hit the red mole".
 
@@ -44,6 +43,7 @@ class Whack(Task):
     Success: the named mole was hit in at least 4 of its 5 appearances, the other at most once.
     """
 
+    name = "whack"
     prompts = tuple(f"hit the {c} mole" for c in _COLOURS)
     cameras = ("front",)
     lags = (0, 3)

@@ -10,7 +10,7 @@ import pytest
 from controller.errors import OnsetError
 from sim.collect import HORIZON, Noise, collect_episode
 from sim.env import SimRobot
-from sim.task import make_task
+from sim.tasks import make_task
 
 pytest.importorskip("lerobot.datasets.lerobot_dataset", reason="needs the train extra")
 

@@ -13,7 +13,7 @@ from sim.delay import DelayedLink, Fixed
 from sim.env import SimRobot
 from sim.metrics import wilson
 from sim.rollout import expert, run_episode
-from sim.task import make_task
+from sim.tasks import make_task
 
 PERIOD = 40_000_000
 
