@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import multiprocessing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from controller.errors import ErrorCode, OnsetError
+from scripts.results import write_results
 from sim.collect import HORIZON, Infer, Noise, collect_episode, write_shard
 from sim.env import SimRobot
 from sim.robots import so101
@@ -133,11 +135,20 @@ def main(args: Args) -> None:
         if trainer.step < until:
             fit(trainer, until)
     if args.ship:
-        path = WEIGHTS / f"{args.task}.safetensors"
-        save_checkpoint(path, meta, trainer.average, normaliser)
-        log = WEIGHTS / f"{args.task}.log.jsonl"
-        log.write_text((folder / "log.jsonl").read_text())
-        CONSOLE.print(f"wrote {path}, {path.with_suffix('.json')} and {log}")
+        ship(args, trainer, len(data), folder / "log.jsonl")
+
+
+def ship(args: Args, trainer: Trainer, frames: int, log: Path) -> None:
+    """Copies the policy into the bundled weights, and the log into the result files."""
+    path = WEIGHTS / f"{args.task}.safetensors"
+    save_checkpoint(path, trainer.meta, trainer.average, trainer.normaliser)
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    last = {name: value for name, value in rows[-1].items() if name != "seconds"}
+    parameters = sum(p.numel() for p in trainer.average.parameters())
+    figures = {**last, "frames": frames, "parameters": parameters}
+    results = Path("docs/results") / f"train_{args.task}.json"
+    write_results(results, figures, rows)
+    CONSOLE.print(f"wrote {path}, {path.with_suffix('.json')} and {results}")
 
 
 def make_meta(task: Task) -> PolicyMeta:

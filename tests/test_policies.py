@@ -15,6 +15,7 @@ from scripts.evaluate import Args, Job, run_job
 from vla.checkpoint import WEIGHTS
 
 TASKS = ("whack", "intercept", "pick_place")
+RESULTS = Path(__file__).parents[1] / "docs" / "results"
 MEGABYTE = 1_000_000
 
 
@@ -55,4 +56,4 @@ def test_weights_are_small_and_their_training_log_is_there(task: str) -> None:
     path: Path = WEIGHTS / f"{task}.safetensors"
     assert path.stat().st_size < 20 * MEGABYTE
     assert (WEIGHTS / f"{task}.json").is_file()
-    assert (WEIGHTS / f"{task}.log.jsonl").is_file()
+    assert (RESULTS / f"train_{task}.json").is_file()
