@@ -130,3 +130,20 @@ def choose_prompt(prompts: tuple[str, ...], rng: np.random.Generator, prompt: st
     if prompt not in prompts:
         raise OnsetError(ErrorCode.UNKNOWN_PROMPT, "prompt", repr(prompt), list(prompts))
     return prompt
+
+
+def draw_pair(
+    colours: tuple[str, ...],
+    prompts: tuple[str, ...],
+    rng: np.random.Generator,
+    prompt: str | None,
+) -> tuple[str, str, str]:
+    """Draws an instruction of the form "verb the <colour> thing", and a thing it does not name.
+
+    Returns:
+        The instruction, the colour that it names, and another one.
+    """
+    pair = [str(colour) for colour in rng.permutation(colours)[:2]]
+    chosen = choose_prompt(prompts, rng, prompt)
+    named = chosen.split()[2]
+    return chosen, named, pair[0] if pair[0] != named else pair[1]

@@ -10,7 +10,7 @@ import numpy as np
 from sim.experts.motion import plan_start, roll_out
 from sim.experts.reach import Reach
 from sim.robots.so101 import Array
-from sim.task import COLOURS, HIDDEN_Z, Targets, Task, choose_prompt
+from sim.task import COLOURS, HIDDEN_Z, Targets, Task, draw_pair
 
 _COLOURS = ("red", "green", "blue", "yellow")
 RADIUS = 0.02  # [m]
@@ -90,10 +90,7 @@ class Intercept(Task):
         rng: np.random.Generator,
         prompt: str | None,
     ) -> str:
-        pair = list(rng.permutation(_COLOURS)[:2])
-        self.prompt = choose_prompt(self.prompts, rng, prompt)
-        named = self.prompt.split()[2]
-        other = pair[0] if pair[0] != named else pair[1]
+        self.prompt, named, other = draw_pair(_COLOURS, self.prompts, rng, prompt)
         sides = rng.permutation([-1.0, 1.0])
         self._balls = [self._roll(named, sides[0], rng), self._roll(other, sides[1], rng)]
         self._bodies = {c: model.body(f"ball_{c}").mocapid[0] for c in _COLOURS}

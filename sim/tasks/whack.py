@@ -9,7 +9,7 @@ import numpy as np
 
 from sim.experts.reach import Reach, reach_plan
 from sim.robots.so101 import Array
-from sim.task import COLOURS, HIDDEN_Z, Targets, Task, choose_prompt
+from sim.task import COLOURS, HIDDEN_Z, Targets, Task, draw_pair
 
 _COLOURS = ("red", "green", "blue", "yellow")
 _HEAD_Z = 0.045  # centre of a mole's head when it is up [m]
@@ -88,10 +88,7 @@ class Whack(Task):
         prompt: str | None,
     ) -> str:
         self._rng = rng
-        pair = list(rng.permutation(_COLOURS)[:2])
-        self.prompt = choose_prompt(self.prompts, rng, prompt)
-        named = self.prompt.split()[2]
-        other = pair[0] if pair[0] != named else pair[1]
+        self.prompt, named, other = draw_pair(_COLOURS, self.prompts, rng, prompt)
         self._moles = [_Mole(named, timer=rng.uniform(0.1, 0.3)), _Mole(other, timer=0.0)]
         self._bodies = {c: model.body(f"mole_{c}").mocapid[0] for c in _COLOURS}
         self._time, self._event = 0.0, None
