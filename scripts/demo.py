@@ -17,7 +17,7 @@ from scripts.local_server import LocalServer
 from scripts.results import code_commit, write_results
 from scripts.run_robot import CONSOLE, Run, row_of, run_episodes, summary_table
 from scripts.run_robot import Args as RobotArgs
-from sim.film import write_video
+from sim.film import write_strip, write_video
 from sim.plots import plot_episode
 
 TASKS = ("whack", "pick_place")
@@ -31,7 +31,7 @@ class Args:
         episodes: Episodes per task.
         filmed: How many of them are in the video.
         seed: Seed of the first episode.
-        out: Folder of the video, the plot and the figures.
+        out: Folder of the video, the pictures, the figures and the servers' logs.
     """
 
     episodes: int = 4
@@ -59,8 +59,10 @@ def main(args: Args) -> None:
     period_s = runs[0].film.robot.spec.period_ns * 1e-9
     with CONSOLE.status("rendering the video"):
         write_video(args.out / "demo.mp4", [run.film for run in filmed], 1 / period_s)
-    _plot(args.out / "demo.png", runs[0], runs, period_s)
-    for name in ("demo.mp4", "demo.png", "demo.json"):
+        firsts = [next(run.film for run in runs if run.task == task) for task in TASKS]
+        write_strip(args.out / "strip.png", firsts)
+    _plot(args.out / "plot.png", runs[0], runs, period_s)
+    for name in ("demo.mp4", "strip.png", "plot.png", "demo.json"):
         CONSOLE.print(f"wrote {args.out / name}")
 
 

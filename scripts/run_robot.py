@@ -163,13 +163,13 @@ TIMES = {
 
 def summary_table(runs: Sequence[Run]) -> Table:
     """One row a task: success, times [ms, p50 and p99] and missed ticks."""
-    table = Table(title="wall-clock episodes over gRPC; times as p50 / p99")
+    table = Table(title="wall-clock episodes over gRPC; times in ms, p50/p99")
     for name in (
         "task",
         "success",
-        "inference [ms]",
-        "round trip [ms]",
-        "first action [ms]",
+        "inference",
+        "round trip",
+        "first action",
         "missed ticks",
         "starved",
     ):
@@ -184,12 +184,12 @@ def summary_table(runs: Sequence[Run]) -> Table:
             [r.first_ns for r in replies],
         ):
             low, high = np.quantile(values, [0.5, 0.99]) * 1e-6 if values else (np.nan, np.nan)
-            cells.append(f"{low:.1f} / {high:.1f}")
+            cells.append(f"{low:.1f}/{high:.1f}")
         ticks = sum(run.episode.counters.ticks for run in mine)
         missed = sum(run.episode.counters.missed_deadlines for run in mine)
         starved = sum(run.episode.counters.starved for run in mine)
         won = sum(run.episode.success for run in mine)
-        table.add_row(task, f"{won}/{len(mine)}", *cells, f"{missed} / {ticks}", str(starved))
+        table.add_row(task, f"{won}/{len(mine)}", *cells, f"{missed}/{ticks}", str(starved))
     return table
 
 

@@ -41,11 +41,11 @@ class Film:
         data = self.robot.data
         self._states.append((data.qpos.copy(), data.mocap_pos.copy(), data.mocap_quat.copy()))
 
-    def frames(self, insets: bool = True) -> Iterator[Image]:
-        """Renders what was kept.
+    def frames(self, count: int | None = None) -> Iterator[Image]:
+        """Renders what was kept, with what the policy sees in the lower corner.
 
         Args:
-            insets: Show what the policy sees in the upper corner.
+            count: So many frames spread over the episode; all of them when None.
 
         Yields:
             uint8 RGB, shape (480, 640, 3).
@@ -57,16 +57,20 @@ class Film:
         small_data = mujoco.MjData(small_model)
         camera = self.robot.spec.cameras[0]
         small = Camera(small_model, camera.height, camera.width, film=False)
+        states = self._states
+        if count is not None:
+            states = [
+                states[i] for i in np.linspace(0, len(states) - 1, count + 2)[1:-1].astype(int)
+            ]
         try:
-            for qpos, position, quaternion in self._states:
+            for qpos, position, quaternion in states:
                 for m, d in ((model, data), (small_model, small_data)):
                     d.qpos[:], d.mocap_pos[:], d.mocap_quat[:] = qpos, position, quaternion
                     mujoco.mj_forward(m, d)
                 frame = large.render(data, "film").copy()
-                if insets:
-                    self._inset(frame, small, small_data)
+                self._inset(frame, small, small_data)
                 cv2.putText(
-                    frame, self.caption, (12, HEIGHT - 14), cv2.FONT_HERSHEY_SIMPLEX, 0.6,
+                    frame, self.caption, (12, 26), cv2.FONT_HERSHEY_SIMPLEX, 0.6,
                     (255, 255, 255), 1, cv2.LINE_AA,
                 )  # fmt: skip
                 yield frame
@@ -75,14 +79,14 @@ class Film:
             small.close()
 
     def _inset(self, frame: Image, small: Camera, data: mujoco.MjData) -> None:
-        """What the policy sees, in the upper right corner."""
-        x = WIDTH - 10
+        """What the policy sees, in the lower right corner."""
+        x, y, size = WIDTH - 10, HEIGHT - 154, 144
         for camera in reversed(self.robot.spec.cameras):
             seen = small.render(data, camera.name)
-            seen = cv2.resize(seen, (144, 144), interpolation=cv2.INTER_NEAREST)
-            frame[10:154, x - 144 : x] = seen
-            cv2.rectangle(frame, (x - 145, 9), (x, 154), (255, 255, 255), 1)
-            x -= 154
+            seen = cv2.resize(seen, (size, size), interpolation=cv2.INTER_NEAREST)
+            frame[y : y + size, x - size : x] = seen
+            cv2.rectangle(frame, (x - size - 1, y - 1), (x, y + size), (255, 255, 255), 1)
+            x -= size + 10
 
 
 def write_video(path: Path, films: list[Film], fps: float) -> None:
@@ -98,3 +102,11 @@ def write_video(path: Path, films: list[Film], fps: float) -> None:
                     container.mux(packet)
         for packet in stream.encode():
             container.mux(packet)
+
+
+def write_strip(path: Path, films: list[Film], columns: int = 3) -> None:
+    """Writes a PNG with a row of frames for each film."""
+    rows = [np.concatenate(list(film.frames(columns)), axis=1) for film in films]
+    image = np.concatenate(rows, axis=0)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(path), cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
