@@ -12,6 +12,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -48,6 +49,7 @@ class Args:
             policy is told to deal with the other thing) and swap_frames (it is shown another
             episode). All but the first two run a quarter of the episodes.
         execute_steps: K, steps between observations.
+        schedule: constant, has (near-term actions first) or one_step.
         expert_steps: Expert steps of the schedule; the policy's own by default.
         workers: Processes.
         json: Result file to write.
@@ -59,6 +61,7 @@ class Args:
     delays: tuple[int, ...] = (0, 8)
     who: tuple[str, ...] = WHO
     execute_steps: int = 4
+    schedule: Literal["constant", "has", "one_step"] = "constant"
     expert_steps: int | None = None
     workers: int = 2
     json: Path | None = None
@@ -152,7 +155,9 @@ def _engine(job: Job, *, trained: bool) -> Engine:
         checkpoint = load_checkpoint(Path(key[0]))
         if not trained:
             checkpoint = random_checkpoint(checkpoint.meta, checkpoint.normaliser, seed=0)
-        _engines[key] = Engine(checkpoint, expert_steps=job.args.expert_steps)
+        _engines[key] = Engine(
+            checkpoint, schedule=job.args.schedule, expert_steps=job.args.expert_steps
+        )
     return _engines[key]
 
 

@@ -32,6 +32,8 @@ class Args:
         host: Address to listen at; 0.0.0.0 for every network interface.
         port: Port to listen at; 0 takes a free one.
         threads: CPU threads of the model.
+        schedule: When each action of a chunk is finished: constant (all after the last expert
+            step), has (near-term ones first, each sent at once) or one_step.
         expert_steps: Expert steps per chunk; the policy's own by default.
         device: Where the model runs.
         seed: Seeds the noise, with each observation's id.
@@ -43,6 +45,7 @@ class Args:
     host: str = "127.0.0.1"
     port: int = 50051
     threads: int = 1
+    schedule: Literal["constant", "has", "one_step"] = "constant"
     expert_steps: int | None = None
     device: Literal["cpu", "cuda"] = "cpu"
     seed: int = 0
@@ -65,6 +68,7 @@ def main(args: Args) -> int:
         host=args.host,
         port=args.port,
         threads=args.threads,
+        schedule=args.schedule,
         expert_steps=args.expert_steps,
         device=args.device,
         seed=args.seed,

@@ -19,7 +19,7 @@ from controller.types import Observation
 from vla.checkpoint import Checkpoint
 from vla.policy import PolicyInput
 from vla.sampler import sample
-from vla.schedule import Schedule, constant
+from vla.schedule import Schedule, make_schedule
 from vla.transforms import frames_to_tensor
 
 
@@ -53,12 +53,14 @@ class Engine:
         self,
         checkpoint: Checkpoint,
         *,
+        schedule: str = "constant",
         expert_steps: int | None = None,
         seed: int = 0,
         device: torch.device | None = None,
     ) -> None:
         """Args:
         checkpoint: The policy.
+        schedule: One of ``vla.schedule.SCHEDULES``.
         expert_steps: Steps of the schedule; the checkpoint's own by default.
         seed: Seeds the noise, with the observation's id.
         device: The CPU by default.
@@ -68,7 +70,7 @@ class Engine:
         self._model = checkpoint.model.to(self.device).eval()
         self._seed = seed
         steps = expert_steps or checkpoint.meta.expert_steps
-        self._schedule = constant(self._model.horizon, 0, steps)
+        self._schedule = make_schedule(schedule, self._model.horizon, 0, steps)
 
     @property
     def schedule(self) -> Schedule:

@@ -22,7 +22,7 @@ class Ripe:
         step: Expert steps run so far.
         indices: Indices within the chunk, increasing. Shape (n,).
         values: Their normalised actions. Shape (B, n, A).
-        final: Whether the chunk is complete.
+        final: Whether nothing more follows.
     """
 
     step: int
@@ -37,6 +37,7 @@ def sample(
     schedule: Schedule,
     noise: Tensor,
     committed: Tensor | None = None,
+    executed: int | None = None,
 ) -> Iterator[Ripe]:
     """Walks the schedule's table.
 
@@ -47,14 +48,20 @@ def sample(
         noise: Start of the flow. Shape (B, H, A).
         committed: Normalised actions of the committed indices, clean before every step.
             Shape (B, d, A).
+        executed: Free indices that will be executed, from the first on. Once they are finished
+            the other steps are skipped, and what is unfinished is never yielded. All when None.
 
     Yields:
         Each index once, at the step at which the table says that it is finished.
+
+    Raises:
+        OnsetError: ``executed`` is not within the free indices.
     """
+    last = schedule.steps_for(executed)
     x = noise.clone()
     free = schedule.ready_at > 0
     table = torch.from_numpy(schedule.tau).to(x)
-    for step in range(schedule.steps):
+    for step in range(last):
         # Not around the loop: a mode must not outlive a yield, which hands control back.
         with torch.inference_mode():
             if committed is not None:
@@ -64,5 +71,4 @@ def sample(
             x = x + velocity * (table[step + 1] - table[step])[:, None]
         ripe = np.flatnonzero(free & (schedule.ready_at == step + 1))
         if len(ripe):
-            final = bool((schedule.ready_at <= step + 1).all())
-            yield Ripe(step + 1, ripe, x[:, torch.from_numpy(ripe)], final)
+            yield Ripe(step + 1, ripe, x[:, torch.from_numpy(ripe)], step + 1 == last)

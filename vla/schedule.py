@@ -43,6 +43,19 @@ class Schedule:
     def horizon(self) -> int:
         return self.tau.shape[1]
 
+    def steps_for(self, executed: int | None) -> int:
+        """Steps after which the first ``executed`` free indices are finished; all when None.
+
+        Raises:
+            OnsetError: BAD_VALUE: there are not so many free indices.
+        """
+        free = self.ready_at[self.ready_at > 0]
+        if executed is None:
+            return int(free.max())
+        if not 1 <= executed <= len(free):
+            raise OnsetError(ErrorCode.BAD_VALUE, "schedule.executed", executed, f"1..{len(free)}")
+        return int(free[:executed].max())
+
 
 def constant(horizon: int, delay: int, steps: int) -> Schedule:
     """All free indices share one flow time, ``(steps - j) / steps``.
@@ -60,6 +73,89 @@ def constant(horizon: int, delay: int, steps: int) -> Schedule:
     tau[:, :delay] = 0.0
     ready_at = np.where(np.arange(horizon) < delay, 0, steps).astype(np.int64)
     return Schedule("constant", tau, ready_at)
+
+
+def horizon_aware(
+    horizon: int, delay: int, steps: int, alpha: float = 0.6, u0: float | None = None
+) -> Schedule:
+    """Near-term indices are finished first: FASTER's schedule (arXiv 2603.19199).
+
+    Index i is finished when the global time ``(steps - j) / steps`` has fallen to its hit time
+    ``u_i = (1 - ((i - d) / (H - 1 - d))^alpha) u0``; until then its own time runs from 1 to 0.
+    ``ready_at[i] = ceil(steps (1 - u_i))``, an integer known before sampling begins.
+
+        H = 6, d = 1, 4 steps, alpha 0.6                ready_at
+        step 0    0   1.00  1.00  1.00  1.00  1.00
+        step 1    0    .00   .57   .66   .72   .75
+        step 2    0    .00   .13   .33   .43   .50      0 1 3 3 4 4
+        step 3    0    .00   .00   .00   .15   .25
+        done      0    .00   .00   .00   .00   .00
+
+    Args:
+        horizon: H, length of the chunk.
+        delay: d, committed actions at its beginning: clean from the start.
+        steps: Expert steps.
+        alpha: A smaller one gives the middle of the chunk more steps.
+        u0: Hit time of the first free index; ``(steps - 1) / steps`` by default, so that it is
+            finished after one step. 0 is the constant schedule.
+
+    Raises:
+        OnsetError: A value is out of range.
+    """
+    _check(horizon, delay, steps)
+    first = (steps - 1) / steps if u0 is None else u0
+    if not (np.isfinite(alpha) and alpha > 0):
+        raise OnsetError(ErrorCode.BAD_VALUE, "schedule.alpha", alpha, "greater than 0")
+    if not 0 <= first < 1:
+        raise OnsetError(ErrorCode.BAD_VALUE, "schedule.u0", first, "0 or more, less than 1")
+    place = np.clip((np.arange(horizon) - delay) / max(horizon - 1 - delay, 1), 0, 1)
+    hit = (1 - place**alpha) * first
+    # Rounded before the ceiling: 10 * (1 - 0.9) is a little more than 1 in floating point.
+    ready_at = np.ceil(np.round(steps * (1 - hit), 9)).astype(np.int64)
+    rho = (steps - np.arange(steps + 1))[:, None] / steps
+    tau = np.maximum(0.0, (rho - hit) / (1 - hit))
+    # The table of integers decides; what rounding leaves of a time there is no noise to keep.
+    tau[np.arange(steps + 1)[:, None] >= ready_at] = 0.0
+    tau[:, :delay], ready_at[:delay] = 0.0, 0
+    return Schedule("has", tau.astype(np.float32), ready_at)
+
+
+def one_step(horizon: int, delay: int) -> Schedule:
+    """Everything is finished after one expert step, from noise.
+
+    Args:
+        horizon: H, length of the chunk.
+        delay: d, committed actions at its beginning.
+
+    Raises:
+        OnsetError: A value is out of range.
+    """
+    table = constant(horizon, delay, 1)
+    return Schedule("one_step", table.tau, table.ready_at)
+
+
+SCHEDULES = ("constant", "has", "one_step")
+
+
+def make_schedule(name: str, horizon: int, delay: int, steps: int) -> Schedule:
+    """Builds a schedule by name, with its defaults.
+
+    Args:
+        name: One of ``SCHEDULES``.
+        horizon: H, length of the chunk.
+        delay: d, committed actions at its beginning.
+        steps: Expert steps; ``one_step`` has one whatever is given.
+
+    Raises:
+        OnsetError: Unknown name, or a value is out of range.
+    """
+    if name == "constant":
+        return constant(horizon, delay, steps)
+    if name == "has":
+        return horizon_aware(horizon, delay, steps)
+    if name == "one_step":
+        return one_step(horizon, delay)
+    raise OnsetError(ErrorCode.BAD_VALUE, "schedule", name, list(SCHEDULES))
 
 
 def _check(horizon: int, delay: int, steps: int) -> None:

@@ -12,7 +12,7 @@ from vla.engine import Engine
 from vla.flow import MIN_TIME, flow_matching_loss, interpolate, velocity_from_clean
 from vla.policy import Context
 from vla.sampler import sample
-from vla.schedule import Schedule, constant
+from vla.schedule import Schedule, constant, horizon_aware, one_step
 
 CONTEXT = Context((), (), torch.zeros(1, 1), 0)
 H, A = 6, 2
@@ -81,6 +81,67 @@ def test_a_table_that_makes_no_sense_is_refused(arguments, field):
         constant(*arguments)
 
 
+@pytest.mark.parametrize(
+    ("horizon", "alpha", "delay", "finished"),
+    [
+        (50, 0.6, 3, [1, 2, 4, 8, 12, 18, 24, 31, 38, 47]),
+        (30, 0.7, 3, [1, 2, 4, 6, 9, 12, 15, 19, 22, 27]),
+        (10, 0.6, 0, [1, 1, 1, 2, 3, 4, 5, 6, 8, 10]),
+    ],
+)
+def test_the_horizon_aware_table_has_the_published_counts(horizon, alpha, delay, finished):
+    ready = horizon_aware(horizon, delay, 10, alpha).ready_at
+    assert [int(((ready > 0) & (ready <= j)).sum()) for j in range(1, 11)] == finished
+
+
+tables = st.tuples(
+    st.integers(1, 60), st.floats(0, 0.99), st.integers(1, 20), st.floats(0.1, 3.0)
+).map(lambda t: horizon_aware(t[0], int(t[1] * t[0]), t[2], t[3]))
+
+
+@given(schedule=tables)
+def test_a_horizon_aware_time_falls_from_one_and_is_nought_just_when_its_index_is_ready(schedule):
+    tau, ready = schedule.tau, schedule.ready_at
+    assert (np.diff(tau, axis=0) <= 0).all()
+    assert (tau[0, ready > 0] == 1).all()
+    assert (np.diff(ready) >= 0).all()
+    for j in range(schedule.steps + 1):
+        np.testing.assert_array_equal(tau[j] == 0, ready <= j)
+    free = ready[ready > 0]
+    assert free[0] == 1
+    assert len(free) == 1 or free[-1] == schedule.steps
+
+
+@given(horizon=st.integers(1, 40), steps=st.integers(1, 20), share=st.floats(0, 0.99))
+def test_a_hit_time_of_nought_is_the_constant_schedule(horizon, steps, share):
+    delay = int(share * horizon)
+    has, flat = horizon_aware(horizon, delay, steps, u0=0.0), constant(horizon, delay, steps)
+    np.testing.assert_allclose(has.tau, flat.tau, atol=1e-6)
+    np.testing.assert_array_equal(has.ready_at, flat.ready_at)
+
+
+def test_one_step_is_one_jump_from_noise():
+    schedule = one_step(5, 2)
+    assert schedule.tau.tolist() == [[0, 0, 1, 1, 1], [0, 0, 0, 0, 0]]
+    assert schedule.ready_at.tolist() == [0, 0, 1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"alpha": 0.0}, "alpha"),
+        ({"alpha": float("nan")}, "alpha"),
+        ({"u0": 1.0}, "u0"),
+        ({"u0": -0.1}, "u0"),
+        ({"delay": 8}, "delay"),
+        ({"steps": 0}, "steps"),
+    ],
+)
+def test_a_horizon_aware_table_that_makes_no_sense_is_refused(changes, field):
+    with pytest.raises(OnsetError, match=f"schedule.{field}"):
+        horizon_aware(**{"horizon": 8, "delay": 0, "steps": 10, **changes})
+
+
 # The loop
 
 
@@ -141,6 +202,38 @@ def test_committed_actions_are_clean_before_every_step_and_never_yielded():
         torch.testing.assert_close(tau[:, 2:], torch.full((1, H - 2), 1 - step / 4))
     assert torch.isnan(ended[:, :2]).all()
     assert torch.isfinite(ended[:, 2:]).all()
+
+
+@settings(max_examples=30)
+@given(schedule=tables, share=st.floats(0, 1))
+def test_an_early_stop_yields_what_the_full_run_yields_and_nothing_unfinished(schedule, share):
+    a = torch.randn(1, schedule.horizon, A, generator=torch.Generator().manual_seed(0))
+    start = torch.randn(a.shape, generator=torch.Generator().manual_seed(1))
+
+    def run(executed):
+        # Not exact for Euler: what an index ends with depends on the steps it was given.
+        field = Field(lambda x, tau: (x - a) * tau[..., None].cos())
+        pieces = list(sample(field, CONTEXT, schedule, start, executed=executed))
+        values = {int(i): p.values[:, n] for p in pieces for n, i in enumerate(p.indices)}
+        return values, pieces, len(field.asked)
+
+    free = int((schedule.ready_at > 0).sum())
+    executed = max(1, round(share * free))
+    full, _, all_steps = run(None)
+    early, pieces, steps = run(executed)
+    first = np.flatnonzero(schedule.ready_at > 0)[:executed]
+    assert set(first) <= set(early)
+    assert steps == schedule.ready_at[first].max() <= all_steps
+    assert all(schedule.ready_at[i] <= steps for i in early)
+    for index, value in early.items():
+        assert torch.equal(value, full[index])
+    assert [p.final for p in pieces] == [False] * (len(pieces) - 1) + [True]
+
+
+@pytest.mark.parametrize("executed", [0, 5])
+def test_more_executed_indices_than_free_ones_are_refused(executed):
+    with pytest.raises(OnsetError, match="schedule.executed"):
+        next(sample(Field(lambda x, tau: x), CONTEXT, constant(H, 2, 4), noise(), None, executed))
 
 
 def test_sampling_leaves_the_noise_it_was_given_alone():

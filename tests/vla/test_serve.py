@@ -33,7 +33,7 @@ def kinds(link) -> list[tuple[NoticeKind, int]]:
 
 def test_describe_says_what_the_checkpoint_is(server, tiny):
     description = describe(server.address)
-    assert description == serving.describe(tiny)
+    assert description == serving.describe(tiny, serving.ServeConfig())
     assert description.model_hash == tiny.digest
     assert (description.prompts, description.strategies) == (PROMPTS, ("naive",))
     assert (description.robot, description.horizon) == (ROBOT, HORIZON)
@@ -65,6 +65,38 @@ def test_timing_and_cache_figures_add_up(server):
     assert timing.decode_ns <= timing.queue_ns
     assert timing.total_ns >= timing.queue_ns + timing.encode_ns + timing.expert_ns
     assert cache == CacheFigures(rows=8, rows_computed=8, dense_reason="cache off")
+
+
+def test_near_term_actions_leave_before_the_last_exist(tiny):
+    engine = Engine(tiny, schedule="has")
+    with LocalServer(tiny, schedule="has") as server, link_to(server) as link:
+        asked = observation(2)
+        link.submit(asked)
+        pieces = []
+        until(lambda: pieces.extend(link.poll(0)) or (pieces and pieces[-1].final))
+    table = engine.schedule.ready_at
+    assert len(pieces) == len(np.unique(table)) > 1
+    assert [p.final for p in pieces] == [False] * (len(pieces) - 1) + [True]
+    for piece in pieces:
+        index = piece.steps - asked.step
+        assert (table[index] == piece.timing.expert_steps).all()
+        np.testing.assert_allclose(piece.actions, engine.chunk(asked, PROMPTS[0])[index], atol=1e-6)
+    assert sorted(np.concatenate([p.steps for p in pieces]) - asked.step) == [*range(HORIZON)]
+    spent = [p.timing.expert_ns for p in pieces]
+    assert spent == sorted(spent)
+
+
+def test_one_step_is_one_expert_step_and_is_described_so(tiny):
+    with LocalServer(tiny, schedule="one_step") as server, link_to(server) as link:
+        assert describe(server.address).expert_steps == 1
+        link.submit(observation(1))
+        piece = chunk_of(link)
+    assert (piece.timing.expert_steps, piece.final, len(piece.steps)) == (1, True, HORIZON)
+
+
+def test_an_unknown_schedule_is_refused_before_anything_is_served(tiny):
+    with pytest.raises(OnsetError, match="schedule: given hass; allowed: .*one_step"):
+        serving.describe(tiny, serving.ServeConfig(schedule="hass"))
 
 
 @pytest.mark.parametrize("encoding", list(FrameEncoding))

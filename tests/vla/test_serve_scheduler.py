@@ -6,7 +6,7 @@ import pytest
 from controller.errors import ErrorCode, OnsetError
 from controller.messages import Open, Reset
 from tests.vla.helpers import HORIZON, MS, PROMPTS, ROBOT, observation, tiny_checkpoint
-from vla.serve.config import describe
+from vla.serve.config import ServeConfig, describe
 from vla.serve.scheduler import Request, Scheduler
 from vla.serve.session import OVERLOAD_INTERVAL_NS, Session
 
@@ -86,7 +86,7 @@ def session():
 
 @pytest.fixture(scope="module")
 def description(tmp_path_factory):
-    return describe(tiny_checkpoint(tmp_path_factory.mktemp("tiny")))
+    return describe(tiny_checkpoint(tmp_path_factory.mktemp("tiny")), ServeConfig())
 
 
 def test_a_session_may_begin_anywhere_and_then_only_goes_forward(session, description):

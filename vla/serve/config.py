@@ -10,6 +10,7 @@ from controller.bounds import MAX_HORIZON, check_range
 from controller.errors import ErrorCode, OnsetError
 from controller.messages import Description
 from vla.checkpoint import Checkpoint
+from vla.schedule import make_schedule
 
 STRATEGIES = ("naive",)
 MAX_THREADS = 256
@@ -25,6 +26,7 @@ class ServeConfig:
         port: 0 takes a free one.
         threads: Threads that torch may use for one operation.
         decode_threads: Threads that decode frames.
+        schedule: One of ``vla.schedule.SCHEDULES``.
         expert_steps: Expert steps per chunk; the checkpoint's own when None.
         device: ``"cpu"`` or ``"cuda"``.
         seed: Seeds the noise, with each observation's id.
@@ -37,6 +39,7 @@ class ServeConfig:
     port: int = 0
     threads: int = 1
     decode_threads: int = 2
+    schedule: str = "constant"
     expert_steps: int | None = None
     device: str = "cpu"
     seed: int = 0
@@ -45,9 +48,15 @@ class ServeConfig:
     metrics_every_s: float = 60.0
 
 
-def describe(checkpoint: Checkpoint, expert_steps: int | None = None) -> Description:
-    """What a server of this checkpoint says of itself."""
+def describe(checkpoint: Checkpoint, config: ServeConfig) -> Description:
+    """What a server of this checkpoint says of itself.
+
+    Raises:
+        OnsetError: The schedule is unknown.
+    """
     meta = checkpoint.meta
+    steps = config.expert_steps or meta.expert_steps
+    schedule = make_schedule(config.schedule, meta.model.horizon, 0, steps)
     return Description(
         model=meta.name,
         model_hash=checkpoint.digest or "0",
@@ -55,7 +64,7 @@ def describe(checkpoint: Checkpoint, expert_steps: int | None = None) -> Descrip
         horizon=meta.model.horizon,
         robot=meta.robot,
         strategies=STRATEGIES,
-        expert_steps=expert_steps or meta.expert_steps,
+        expert_steps=schedule.steps,
         min_delay=0,
         max_delay=meta.model.horizon - 1,
     )

@@ -75,12 +75,10 @@ class PolicyServer:
         self._keys = itertools.count()
         self._stopping = False
         self._loop: asyncio.AbstractEventLoop | None = None
-        description = describe(checkpoint, config.expert_steps)
+        description = describe(checkpoint, config)
         encode_description(description)  # checks it
-        device, steps = torch.device(config.device), config.expert_steps
         self._runner = Runner(
-            make_engine
-            or (lambda: Engine(checkpoint, expert_steps=steps, seed=config.seed, device=device)),
+            make_engine or (lambda: _engine(checkpoint, config)),
             (blank_observation(description.robot), description.prompts[0]),
             lambda reply: self._call(self._deliver, reply),
             lambda: self._call(self._model_ended),
@@ -240,6 +238,16 @@ async def serve(
     else:
         await server.stop()
     return asked.is_set()
+
+
+def _engine(checkpoint: Checkpoint, config: ServeConfig) -> Engine:
+    return Engine(
+        checkpoint,
+        schedule=config.schedule,
+        expert_steps=config.expert_steps,
+        seed=config.seed,
+        device=torch.device(config.device),
+    )
 
 
 async def _report(server: PolicyServer) -> None:
