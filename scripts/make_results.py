@@ -14,6 +14,14 @@ import tyro
 ROOT = Path(__file__).resolve().parents[1]
 KEYS = ("command", "commit", "machine", "figures", "rows")
 LONG = 30  # rows; a longer table is folded
+SUMMARY = (
+    "success",
+    "expert_success",
+    "success_over_expert",
+    "kept_at_d8",
+    "untrained_success",
+    "swapped_instruction_other",
+)
 HEAD = """\
 # Results
 
@@ -35,11 +43,28 @@ class Args:
 
 def render(source: Path) -> str:
     """Return the page for every *.json in or below `source`, in the order of their names."""
-    sections = [
-        _section(file.relative_to(source).with_suffix("").as_posix(), _load(file))
+    documents = {
+        file.relative_to(source).with_suffix("").as_posix(): _load(file)
         for file in sorted(source.rglob("*.json"))
+    }
+    sections = [_section(name, document) for name, document in documents.items()]
+    return "\n".join([HEAD, *_summary(documents), *(sections or ["No results yet.\n"])])
+
+
+def _summary(documents: Mapping[str, dict]) -> list[str]:
+    """One row for each file that compares a policy with its expert."""
+    rows = [
+        {"task": name, **{key: document["figures"].get(key) for key in SUMMARY}}
+        for name, document in documents.items()
+        if "success_over_expert" in document["figures"]
     ]
-    return "\n".join([HEAD, *(sections or ["No results yet.\n"])])
+    if not rows:
+        return []
+    text = (
+        "`kept_at_d8` is what naive execution keeps of the policy's success at a delay of 8 steps;\n"
+        "`swapped_instruction_other`: told to deal with the other thing, how often it does.\n"
+    )
+    return ["## Policies against their experts\n", _table(rows), text]
 
 
 def _load(file: Path) -> dict:
