@@ -61,7 +61,7 @@ def _summary(documents: Mapping[str, dict]) -> list[str]:
     if not rows:
         return []
     text = (
-        "`kept_at_d8` is what naive execution keeps of the policy's success at a delay of 8 steps;\n"
+        "`kept_at_d8`: what naive execution keeps of the success at a delay of 8 steps;\n"
         "`swapped_instruction_other`: told to deal with the other thing, how often it does.\n"
     )
     return ["## Policies against their experts\n", _table(rows), text]
