@@ -55,7 +55,7 @@ class Recipe:
 RECIPES = {
     "whack": Recipe(480, 3, 120, 1500, 2800),
     "intercept": Recipe(1600, 3, 400, 1200, 2800),
-    "conveyor": Recipe(1200, 3, 240, 1200, 2800),
+    "conveyor": Recipe(1200, 2, 160, 1000, 1800),
     "pick_place": Recipe(800, 3, 160, 1500, 3300),
 }
 
