@@ -111,7 +111,9 @@ def main(args: Args) -> None:
     for name in ("where", "what", "p50", "p99"):
         table.add_column(name, justify="left" if name in ("where", "what") else "right")
     for row in rows:
-        table.add_row(row["where"], row["what"], f"{row['p50_ms']:.2f}", f"{row['p99_ms']:.2f}")
+        table.add_row(
+            str(row["where"]), str(row["what"]), f"{row['p50_ms']:.2f}", f"{row['p99_ms']:.2f}"
+        )
     CONSOLE.print(table)
     for name, value in figures.items():
         CONSOLE.print(f"{name} = {value:.3f}")
@@ -126,9 +128,8 @@ def measure_parts(checkpoint: Checkpoint, count: int) -> dict[str, list[float]]:
     model, robot = checkpoint.model, checkpoint.meta.robot
     blank = blank_observation(robot)
     inputs = engine.inputs(blank, checkpoint.meta.prompts[0])
-    reply = ActionSlice(
-        0, 0, np.arange(model.horizon), np.zeros((model.horizon, model.action_dim)), True
-    )
+    actions = np.zeros((model.horizon, model.action_dim), np.float32)
+    reply = ActionSlice(0, 0, np.arange(model.horizon), actions, True)
 
     def messages() -> None:
         up = encode_client(blank, robot)

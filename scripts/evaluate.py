@@ -17,6 +17,7 @@ from typing import Literal
 import numpy as np
 import torch
 import tyro
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -212,7 +213,9 @@ def _figures(args: Args, rows: Sequence[dict]) -> dict[str, float]:
 
 
 def _table(args: Args, rows: Sequence[dict]) -> Table:
-    table = Table(title=f"{args.task}: an observation every {args.execute_steps} steps")
+    table = Table(
+        title=f"{args.task}: an observation every {args.execute_steps} steps", box=SIMPLE_HEAD
+    )
     for name in ("who", "delay [steps]", "episodes", "success", "95%", "score", "other thing"):
         table.add_column(name, justify="left" if name == "who" else "right")
     for row in rows:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import tyro
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -163,7 +164,7 @@ TIMES = {
 
 def summary_table(runs: Sequence[Run]) -> Table:
     """One row a task: success, times [ms, p50 and p99] and missed ticks."""
-    table = Table(title="wall-clock episodes over gRPC; times in ms, p50/p99")
+    table = Table(title="wall-clock episodes over gRPC; times in ms, p50/p99", box=SIMPLE_HEAD)
     for name in (
         "task",
         "success",
