@@ -44,8 +44,12 @@ def describe(address: str, timeout_s: float = 5.0) -> Description:
         try:
             reply = stub.Describe(pb.DescribeRequest(), timeout=timeout_s, wait_for_ready=True)
         except grpc.RpcError as error:
+            reason = error.code().name.lower() if isinstance(error, grpc.Call) else error
             raise OnsetError(
-                ErrorCode.UNAVAILABLE, "address", f"{address}: {error}", "a policy server"
+                ErrorCode.UNAVAILABLE,
+                "address",
+                f"{address}: {reason}",
+                f"a policy server that answers within {timeout_s} s",
             ) from error
     return decode_description(reply)
 

@@ -53,3 +53,21 @@ class OnsetError(Exception):
         self.fatal = fatal
         self.observation_id = observation_id
         super().__init__(f"{code}: {field}: given {self.given}; allowed: {self.allowed}")
+
+    def __reduce__(self) -> tuple:
+        # The default calls the class with the message alone; a worker process that raises this
+        # would leave its parent waiting for ever.
+        return _rebuild, (
+            self.code,
+            self.field,
+            self.given,
+            self.allowed,
+            self.fatal,
+            self.observation_id,
+        )
+
+
+def _rebuild(
+    code: ErrorCode, field: str, given: str, allowed: str, fatal: bool, observation_id: int
+) -> OnsetError:
+    return OnsetError(code, field, given, allowed, fatal=fatal, observation_id=observation_id)

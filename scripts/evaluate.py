@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from controller.errors import OnsetError
 from controller.types import Observation
 from scripts.results import code_commit, write_results
 from sim.collect import HORIZON, Infer
@@ -82,6 +83,9 @@ def main(args: Args) -> None:
     commit = code_commit()
     if unknown := sorted(set(args.who) - set(WHO)):
         raise SystemExit(f"--who: given {unknown}; allowed: {list(WHO)}")
+    # Here rather than in a worker: a typo is to be told at once, and once.
+    make_task(args.task)
+    load_checkpoint(Path(args.policy or args.task))
     jobs = []
     for who in args.who:
         main_row = who in ("policy", "expert")
@@ -232,4 +236,7 @@ def _table(args: Args, rows: Sequence[dict]) -> Table:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Args))
+    try:
+        main(tyro.cli(Args))
+    except OnsetError as error:
+        raise SystemExit(f"error: {error}") from error
