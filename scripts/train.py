@@ -55,7 +55,6 @@ class Recipe:
 RECIPES = {
     "whack": Recipe(480, 3, 120, 1500, 2800),
     "intercept": Recipe(1600, 3, 400, 1200, 2800),
-    "conveyor": Recipe(1200, 2, 160, 1000, 1800),
     "pick_place": Recipe(800, 3, 160, 1500, 3300),
 }
 
@@ -67,7 +66,7 @@ class Args:
     Every stage is passed over when it is done: an interrupted run goes on where it was.
 
     Attributes:
-        task: whack, intercept, conveyor or pick_place.
+        task: whack, intercept or pick_place.
         episodes: Expert episodes of the first round; the task's recipe by default.
         rounds: DAgger rounds; the recipe's by default.
         round_episodes: Episodes of each round; the recipe's by default.
