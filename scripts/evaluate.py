@@ -221,7 +221,8 @@ def _table(args: Args, rows: Sequence[dict]) -> Table:
         title=f"{args.task}: an observation every {args.execute_steps} steps", box=SIMPLE_HEAD
     )
     for name in ("who", "delay [steps]", "episodes", "success", "95%", "score", "other thing"):
-        table.add_column(name, justify="left" if name == "who" else "right")
+        first = name == "who"
+        table.add_column(name, justify="left" if first else "right", no_wrap=first)
     for row in rows:
         table.add_row(
             row["who"],

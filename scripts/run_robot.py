@@ -174,7 +174,8 @@ def summary_table(runs: Sequence[Run]) -> Table:
         "missed ticks",
         "starved",
     ):
-        table.add_column(name, justify="left" if name == "task" else "right")
+        first = name == "task"
+        table.add_column(name, justify="left" if first else "right", no_wrap=first)
     for task in dict.fromkeys(run.task for run in runs):
         mine = [run for run in runs if run.task == task]
         replies = [reply for run in mine for reply in run.replies]
