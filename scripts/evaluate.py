@@ -218,11 +218,12 @@ def _figures(args: Args, rows: Sequence[dict]) -> dict[str, float]:
 
 def _table(args: Args, rows: Sequence[dict]) -> Table:
     table = Table(
-        title=f"{args.task}: an observation every {args.execute_steps} steps", box=SIMPLE_HEAD
+        title=f"{args.task}: an observation every {args.execute_steps} steps",
+        caption="delay in steps; other: the thing that was not named was dealt with",
+        box=SIMPLE_HEAD,
     )
-    for name in ("who", "delay [steps]", "episodes", "success", "95%", "score", "other thing"):
-        first = name == "who"
-        table.add_column(name, justify="left" if first else "right", no_wrap=first)
+    for name in ("who", "delay", "episodes", "success", "95%", "score", "other"):
+        table.add_column(name, justify="left" if name == "who" else "right", no_wrap=True)
     for row in rows:
         table.add_row(
             row["who"],
