@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from controller.errors import ErrorCode, OnsetError
-from scripts.results import write_results
+from scripts.results import code_commit, write_results
 from sim.collect import HORIZON, Infer, Noise, collect_episode, write_shard
 from sim.env import SimRobot
 from sim.robots import so101
@@ -105,6 +105,8 @@ def make_recipe(args: Args) -> Recipe:
 
 
 def main(args: Args) -> None:
+    # Now: shipping changes the bundled weights, and with them what git says of the tree.
+    commit = code_commit()
     recipe = make_recipe(args)
     folder = args.out / args.task
     folder.mkdir(parents=True, exist_ok=True)
@@ -135,10 +137,10 @@ def main(args: Args) -> None:
         if trainer.step < until:
             fit(trainer, until)
     if args.ship:
-        ship(args, trainer, len(data), folder / "log.jsonl")
+        ship(args, trainer, len(data), folder / "log.jsonl", commit)
 
 
-def ship(args: Args, trainer: Trainer, frames: int, log: Path) -> None:
+def ship(args: Args, trainer: Trainer, frames: int, log: Path, commit: str) -> None:
     """Copies the policy into the bundled weights, and the log into the result files."""
     path = WEIGHTS / f"{args.task}.safetensors"
     save_checkpoint(path, trainer.meta, trainer.average, trainer.normaliser)
@@ -147,7 +149,7 @@ def ship(args: Args, trainer: Trainer, frames: int, log: Path) -> None:
     parameters = sum(p.numel() for p in trainer.average.parameters())
     figures = {**last, "frames": frames, "parameters": parameters}
     results = Path("docs/results") / f"train_{args.task}.json"
-    write_results(results, figures, rows)
+    write_results(results, figures, rows, commit=commit)
     CONSOLE.print(f"wrote {path}, {path.with_suffix('.json')} and {results}")
 
 
