@@ -186,7 +186,7 @@ def summary_table(runs: Sequence[Run]) -> Table:
             [r.first_ns for r in replies],
         ):
             low, high = np.quantile(values, [0.5, 0.99]) * 1e-6 if values else (np.nan, np.nan)
-            cells.append(f"{low:.1f}/{high:.1f}")
+            cells.append(f"{low:.0f}/{high:.0f}")
         ticks = sum(run.episode.counters.ticks for run in mine)
         missed = sum(run.episode.counters.missed_deadlines for run in mine)
         starved = sum(run.episode.counters.starved for run in mine)
