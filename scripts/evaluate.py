@@ -171,7 +171,7 @@ def _frames_of(task: str, seed: int) -> dict[str, np.ndarray]:
     other = SimRobot(make_task(task))
     other.reset(seed)
     other.advance_to(20 * other.spec.period_ns)
-    frames = other.read().frames
+    frames = dict(other.read().frames)  # rendered now: they are lazy, and the cameras close
     other.close()
     return {c.name: np.stack([frames[c.name]] * len(c.lags)) for c in other.spec.cameras}
 

@@ -6,7 +6,7 @@ The robot is the simulated arm; the control loop, the wire and the server are th
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -102,7 +102,7 @@ def run_episodes(args: Args, progress: Progress) -> list[Run]:
         OnsetError: There is no server, or it refuses this robot.
     """
     robot = SimRobot(make_task(args.task))
-    robot.read()  # makes the renderer, which takes longer than a step
+    dict(robot.read().frames)  # frames are lazy: this makes the renderer, which outlasts a step
     description = describe(args.server)
     row = progress.add_task(f"{args.task} <- {description.model}", total=args.episodes)
     clock = MonotonicClock()
@@ -135,7 +135,7 @@ def set_point(robot: SimRobot) -> np.ndarray:
 def row_of(run: Run) -> dict[str, object]:
     """One episode as a row of a result file; times in ms."""
     counters = run.episode.counters
-    times = {name: f(run.replies) for name, f in TIMES.items()}
+    times = {f"{name}_ms": _median_ms([ns(r) for r in run.replies]) for name, ns in TIMES.items()}
     return {
         "task": run.task,
         "seed": run.episode.seed,
@@ -155,10 +155,11 @@ def _median_ms(values: Sequence[int]) -> float | None:
     return float(np.median(values)) * 1e-6 if values else None
 
 
-TIMES = {
-    "inference_ms": lambda replies: _median_ms([r.inference_ns for r in replies]),
-    "round_trip_ms": lambda replies: _median_ms([r.whole_ns for r in replies]),
-    "first_action_ms": lambda replies: _median_ms([r.first_ns for r in replies]),
+# The times of a reply that rows and table show [ns].
+TIMES: dict[str, Callable[[Reply], int]] = {
+    "inference": lambda reply: reply.inference_ns,
+    "round_trip": lambda reply: reply.whole_ns,
+    "first_action": lambda reply: reply.first_ns,
 }
 
 
@@ -168,9 +169,7 @@ def summary_table(runs: Sequence[Run]) -> Table:
     for name in (
         "task",
         "success",
-        "inference",
-        "round trip",
-        "first action",
+        *(name.replace("_", " ") for name in TIMES),
         "missed ticks",
         "starved",
     ):
@@ -180,11 +179,8 @@ def summary_table(runs: Sequence[Run]) -> Table:
         mine = [run for run in runs if run.task == task]
         replies = [reply for run in mine for reply in run.replies]
         cells = []
-        for values in (
-            [r.inference_ns for r in replies],
-            [r.whole_ns for r in replies],
-            [r.first_ns for r in replies],
-        ):
+        for nanoseconds in TIMES.values():
+            values = [nanoseconds(reply) for reply in replies]
             low, high = np.quantile(values, [0.5, 0.99]) * 1e-6 if values else (np.nan, np.nan)
             cells.append(f"{low:.0f}/{high:.0f}")
         ticks = sum(run.episode.counters.ticks for run in mine)
