@@ -7,11 +7,22 @@ One tick, at a step boundary and in between::
     always     poll link -> merge slices
                |
     boundary?  take the action of this step (none: hold)
+    amended?   from the present set-point to the new action, by the end of this step
                |
     always     interpolate -> write
 
 Polling comes after submitting and before the action is taken, so that a link that answers at once
-is used at once.
+is used at once. An answer that comes within the step is used within it::
+
+    set-point
+        new   .............................o    o  a slice amends the step at its second tick
+                                     x     |    x  set-points written, here 4 per step
+                               x           |
+        old   ...........x.................|
+                    x                      |
+              o----------------------------|--> time
+              |     |    |     |     |
+            ticks        slice
 """
 
 from __future__ import annotations
@@ -35,13 +46,14 @@ from controller.types import ActionKind, Command, Float, Reading, RobotSpec
 
 @dataclass(frozen=True)
 class _Step:
-    """The present step: from ``start`` to ``target``."""
+    """The present step: from ``start`` to ``target``, since ``since_ns`` after it began."""
 
     index: int
     start: Float
     target: Float
     code: TickCode
     clamped: bool
+    since_ns: int = 0
 
 
 class ControlLoop:
@@ -157,12 +169,20 @@ class ControlLoop:
         if boundary:
             skipped = index - self._timeline.next_step
             observed, error = self._read_and_observe(index)
-        error = self._receive(now_ns, index) or error
-        if step is None:
-            step = self._step = self._begin_step(index, skipped)
+        amended, receive_error = self._receive(now_ns, index)
         elapsed_ns = now_ns - start_ns - index * period_ns
+        if step is None:
+            step = self._begin_step(index, skipped)
+        elif amended:
+            step = self._amend_step(step, elapsed_ns)
+        self._step = step
+        error = receive_error or error
         self._set_point = set_point(
-            step.start, step.target, elapsed_ns, self._config.control_period_ns, period_ns
+            step.start,
+            step.target,
+            elapsed_ns - step.since_ns,
+            self._config.control_period_ns,
+            period_ns - step.since_ns,
         )
         self._robot.write(Command(now_ns, self._set_point))
         self._counters.errors += error is not None
@@ -213,13 +233,14 @@ class ControlLoop:
         state = check_vector("reading.state", reading.state, self._spec.state_names)
         return np.clip(state[self._state_index], self._lower, self._upper)
 
-    def _receive(self, now_ns: int, index: int) -> OnsetError | None:
-        """Merges what has arrived; returns what the link raised."""
+    def _receive(self, now_ns: int, index: int) -> tuple[bool, OnsetError | None]:
+        """Merges what has arrived; says whether it amends this step, and what the link raised."""
         try:
             pieces = self._link.poll(now_ns)
         except OnsetError as error:
-            return error
+            return False, error
         counters = self._counters
+        amended_before = counters.amended
         for piece in pieces:
             counters.slices += 1
             if piece.actions.shape != (len(piece.steps), len(self._spec.action)):
@@ -230,27 +251,35 @@ class ControlLoop:
             for count in fields(MergeResult):
                 total = getattr(counters, count.name) + getattr(merged, count.name)
                 setattr(counters, count.name, total)
-        return None
+        return counters.amended > amended_before, None
 
     def _begin_step(self, index: int, skipped: int) -> _Step:
         """Takes the action of a step; without a usable one the last set-point is held."""
-        action = self._timeline.execute(index)
-        start = target = np.asarray(self._set_point, dtype=np.float32)
-        code, clamped = TickCode.RUNNING, False
+        start = np.asarray(self._set_point, dtype=np.float32)
+        held = _Step(index, start, start, TickCode.STARVED, clamped=False)
+        step = self._towards(self._timeline.execute(index), held)
+        self._counters.steps += 1
+        self._counters.skipped += skipped
+        self._counters.starved += step.code is TickCode.STARVED
+        return step
+
+    def _amend_step(self, step: _Step, elapsed_ns: int) -> _Step:
+        """Goes from the present set-point to the action that now stands at the step under way."""
+        start = np.asarray(self._set_point, dtype=np.float32)
+        rest = replace(step, start=start, since_ns=elapsed_ns)
+        return self._towards(self._timeline.action(step.index), rest)
+
+    def _towards(self, action: Float | None, step: _Step) -> _Step:
+        """The step with the action as its target; its own target where there is no usable one."""
         if action is None:
-            code = TickCode.STARVED
-        elif not np.isfinite(action).all():
-            code = TickCode.REFUSED
-        else:
-            target = np.clip(action, self._lower, self._upper)
-            clamped = bool((target != action).any())
-        counters = self._counters
-        counters.steps += 1
-        counters.skipped += skipped
-        counters.starved += code is TickCode.STARVED
-        counters.refused += code is TickCode.REFUSED
-        counters.clamped += clamped
-        return _Step(index, start, target, code, clamped)
+            return step
+        if not np.isfinite(action).all():
+            self._counters.refused += 1
+            return replace(step, code=TickCode.REFUSED)
+        target = np.clip(action, self._lower, self._upper)
+        clamped = bool((target != action).any())
+        self._counters.clamped += clamped
+        return replace(step, target=target, code=TickCode.RUNNING, clamped=clamped)
 
 
 def _check_spec(spec: RobotSpec, config: LoopConfig) -> None:

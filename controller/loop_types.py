@@ -9,7 +9,7 @@ from controller.bounds import MAX_HORIZON, check_range
 from controller.errors import ErrorCode, OnsetError
 from controller.types import Float
 
-STRATEGIES = ("naive",)
+STRATEGIES = ("naive", "prefix")
 
 
 @dataclass(frozen=True)
@@ -20,9 +20,11 @@ class LoopConfig:
         control_period_ns: Time between ticks [ns]; divides the policy period.
         execute_steps: K: an observation is sent this long after the one before [steps].
         observe_when_empty: Send one at once when no action is ahead and none is on its way.
-        strategy: ``"naive"``: the old chunk goes on until the new one takes over; nothing is
-            conditioned on what is committed.
-        delay_steps: A fixed delay [steps]; None to measure it.
+        strategy: How a new chunk takes over from the old one. ``"naive"``: as soon as it is there;
+            nothing is committed, and the delay is measured for the record only. ``"prefix"``:
+            behind the actions that are committed for the delay, which go with the observation, so
+            that the policy continues them.
+        delay_steps: A fixed delay of ``"prefix"`` [steps]; None to measure it.
         min_delay: Least measured delay [steps].
         max_delay: Greatest measured delay [steps].
         margin_ns: Added to the measured latency [ns].
@@ -48,6 +50,10 @@ class LoopConfig:
             raise OnsetError(
                 ErrorCode.UNKNOWN_STRATEGY, "config.strategy", self.strategy, list(STRATEGIES)
             )
+        if self.strategy == "naive" and self.delay_steps is not None:
+            raise OnsetError(
+                ErrorCode.BAD_VALUE, "config.delay_steps", self.delay_steps, "None with 'naive'"
+            )
 
 
 class TickCode(StrEnum):
@@ -64,7 +70,8 @@ class TickResult:
 
     Attributes:
         code: RUNNING: an action; STARVED: none was there, the last set-point is held; REFUSED:
-            the action was not finite, the last set-point is held.
+            the action was not finite, the last set-point is held or, where the step was amended,
+            the action before it goes on. An amended step has the code of its newest action.
         step: The present step.
         set_point: What was written. Shape (A,), units as in the spec.
         boundary: Whether a step began with this tick.
@@ -98,7 +105,8 @@ class Counters:
         steps: Steps begun.
         observations: Observations handed to the link.
         slices: Slices polled.
-        accepted: Actions that the timeline took.
+        accepted: Actions that the timeline took for steps to come.
+        amended: Actions that it took for the step under way.
         late: Actions dropped because their step was past.
         committed: Actions dropped because their step was committed.
         superseded: Actions dropped for a newer observation's.
@@ -106,9 +114,9 @@ class Counters:
         beyond: Actions dropped for being too far ahead.
         stale: Actions dropped because they answer an earlier episode.
         malformed: Slices dropped because their shape does not fit the robot.
-        starved: Steps without an action; the last set-point was held.
-        refused: Steps whose action was not finite; the last set-point was held.
-        clamped: Steps whose action was clamped to the limits.
+        starved: Steps that began without an action; the last set-point was held.
+        refused: Actions that were not finite when their step came or was under way.
+        clamped: Actions that were clamped to the limits then.
         skipped: Steps that time passed over.
         missed_deadlines: Ticks that should have come and did not.
         over_limit: Observations sent while the measured delay was past ``max_delay``.
@@ -120,6 +128,7 @@ class Counters:
     observations: int = 0
     slices: int = 0
     accepted: int = 0
+    amended: int = 0
     late: int = 0
     committed: int = 0
     superseded: int = 0

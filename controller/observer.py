@@ -47,6 +47,8 @@ class Observer:
     def observe(self, step: int, reading: Reading, timeline: Timeline) -> Observation | None:
         """Returns an observation when one is due, and commits the actions that it promises.
 
+        ``"naive"`` promises none and announces no delay, whatever is measured.
+
         One is due ``execute_steps`` after the one before, and, where the configuration says so,
         at once when no action is ahead and no reply is on its way.
 
@@ -57,9 +59,10 @@ class Observer:
         self._ring.push(step, reading.frames, needed_now=due)
         if not due:
             return None
-        delay = self.delay()
+        expected = self.delay()
+        delay = expected if self._config.strategy == "prefix" else 0
         committed = timeline.commit(step, delay).reshape(-1, len(self._spec.action))
-        dry_in_steps = max(timeline.ahead(step), delay, 1)
+        dry_in_steps = max(timeline.ahead(step), expected, 1)
         observation = Observation(
             id=self._next_id,
             step=step,

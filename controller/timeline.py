@@ -11,11 +11,19 @@ steps. Its committed actions stay; the new chunk takes over behind them::
     executed        a7   a7   a7   a7   a7   a9   a9   a9   a9   a9
 
 What stands at a step depends on observation ids and on what is committed, never on arrival order.
+
+The step under way is still open. Without a commitment, an action for it that comes from a newer
+observation before the step ends amends it: the robot goes on to the new action instead. Here the
+answer to observation 9, taken as step 4 began, arrives within step 4::
+
+                    | observation 9      | its answer
+    step            |--------- 4 --------x--------|--------- 5 ---------|
+    target          |         a7         |   a9   |         a9          |
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 
@@ -29,7 +37,8 @@ class MergeResult:
     """What became of the actions of one or more slices [count].
 
     Attributes:
-        accepted: Stand now.
+        accepted: Stand now, at steps to come.
+        amended: Stand now, at the step under way.
         late: Dropped: their step is past.
         committed: Dropped: their step is committed to an older observation.
         superseded: Dropped: a newer observation's action stands there.
@@ -39,6 +48,7 @@ class MergeResult:
     """
 
     accepted: int = 0
+    amended: int = 0
     late: int = 0
     committed: int = 0
     superseded: int = 0
@@ -47,15 +57,8 @@ class MergeResult:
     stale: int = 0
 
     def __add__(self, other: MergeResult) -> MergeResult:
-        return MergeResult(
-            self.accepted + other.accepted,
-            self.late + other.late,
-            self.committed + other.committed,
-            self.superseded + other.superseded,
-            self.duplicate + other.duplicate,
-            self.beyond + other.beyond,
-            self.stale + other.stale,
-        )
+        names = (field.name for field in fields(MergeResult))
+        return MergeResult(*(getattr(self, name) + getattr(other, name) for name in names))
 
 
 @dataclass
@@ -66,7 +69,7 @@ class _Entry:
 
 
 class Timeline:
-    """The actions ahead, at most one per step; each is executed once, in order of steps."""
+    """The actions ahead, at most one per step; each step is executed once, in order."""
 
     def __init__(self, horizon_limit: int = MAX_HORIZON) -> None:
         """Makes an empty timeline.
@@ -85,13 +88,14 @@ class Timeline:
         """
         self._first_observation_id = first_observation_id
         self._entries: dict[int, _Entry] = {}
+        self._under_way: _Entry | None = None
         self._next_step = 0
         self._missing = 0
         self._skipped = 0
 
     @property
     def next_step(self) -> int:
-        """The first step that can still be executed."""
+        """The first step that can still be executed; the one before it is under way."""
         return self._next_step
 
     @property
@@ -101,7 +105,7 @@ class Timeline:
 
     @property
     def missing(self) -> int:
-        """Executed steps that had no action [count]."""
+        """Steps that had no action when they began [count]."""
         return self._missing
 
     @property
@@ -117,8 +121,8 @@ class Timeline:
         return count
 
     def action(self, step: int) -> Float | None:
-        """Returns the action that stands at a step, or None. Shape (A,)."""
-        entry = self._entries.get(step)
+        """Returns the action that stands at a step to come or under way, or None. Shape (A,)."""
+        entry = self._standing(step)
         return None if entry is None else entry.action
 
     def merge(self, piece: ActionSlice, now_step: int) -> MergeResult:
@@ -126,12 +130,14 @@ class Timeline:
 
         Args:
             piece: The slice.
-            now_step: The present step; actions for earlier steps are late.
+            now_step: The present step; actions for earlier steps are late. Where it has begun, it
+                is the step under way and may be amended.
         """
         if piece.observation_id < self._first_observation_id:
             return MergeResult(stale=len(piece.steps))
         counts = dict.fromkeys(MergeResult.__dataclass_fields__, 0)
-        first = max(now_step, self._next_step)
+        # Once it has passed, the step that was executed last can no longer be amended.
+        first = max(now_step, self._next_step - 1)
         for step, action in zip(piece.steps.tolist(), piece.actions, strict=True):
             counts[self._place(step, action, piece.observation_id, first)] += 1
         return MergeResult(**counts)
@@ -141,7 +147,7 @@ class Timeline:
             return "late"
         if step >= first + self._horizon_limit:
             return "beyond"
-        entry = self._entries.get(step)
+        entry = self._standing(step)
         if entry is not None:
             if entry.observation_id == observation_id:
                 return "duplicate"
@@ -151,8 +157,14 @@ class Timeline:
                 return "superseded"
         kept = np.array(action, dtype=np.float32)
         kept.flags.writeable = False
+        if step < self._next_step:
+            self._under_way = _Entry(observation_id, kept)
+            return "amended"
         self._entries[step] = _Entry(observation_id, kept)
         return "accepted"
+
+    def _standing(self, step: int) -> _Entry | None:
+        return self._under_way if step == self._next_step - 1 else self._entries.get(step)
 
     def commit(self, step: int, delay: int) -> Float:
         """Commits the actions of steps ``step .. step+delay-1``: they never change again.
@@ -169,12 +181,13 @@ class Timeline:
         return np.stack(actions) if actions else np.zeros((0, 0), dtype=np.float32)
 
     def execute(self, step: int) -> Float | None:
-        """Takes the action of a step off the timeline; a step can be executed once.
+        """Begins a step: it is under way until the next one. A step can be executed once.
 
         Steps that are passed over count as skipped; a step without an action counts as missing.
 
         Returns:
-            The action, or None when there is none. Shape (A,).
+            The action, or None when there is none. Shape (A,). A later ``merge`` may amend it;
+            ``action(step)`` is then the new one.
 
         Raises:
             OnsetError: STEP_ORDER when this or a later step was executed before.
@@ -184,7 +197,7 @@ class Timeline:
                 ErrorCode.STEP_ORDER, "timeline.execute", step, f"{self._next_step} or later"
             )
         self._skipped += step - self._next_step
-        entry = self._entries.pop(step, None)
+        entry = self._under_way = self._entries.pop(step, None)
         for passed in [at for at in self._entries if at < step]:
             del self._entries[passed]
         self._next_step = step + 1

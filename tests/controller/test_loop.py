@@ -15,8 +15,9 @@ from controller.types import ActionKind, ActionSlice, Observation
 from tests.controller.grpc_fakes import answer
 from tests.controller.helpers import MS, ROBOT, WIDE
 
-CONFIG = LoopConfig(control_period_ns=10 * MS, execute_steps=4, delay_steps=0)
+CONFIG = LoopConfig(control_period_ns=10 * MS, execute_steps=4)
 FAST = replace(CONFIG, control_period_ns=40 * MS)
+PREFIX = replace(FAST, strategy="prefix")
 
 
 class FakeLink:
@@ -90,7 +91,7 @@ def test_with_no_delay_an_observation_is_acted_on_in_its_own_step():
 
 
 def test_with_a_delay_the_old_chunk_goes_on_until_the_new_one_takes_over():
-    rig = Rig(replace(FAST, delay_steps=2), latency_ns=80 * MS)
+    rig = Rig(replace(PREFIX, delay_steps=2), latency_ns=80 * MS)
     results = rig.run(12)
     assert first_values(results)[2:] == [0, 0, 0, 0, 1, 1, 1, 1, 2, 2]
     assert [r.code for r in results[:3]] == [TickCode.STARVED, TickCode.STARVED, TickCode.RUNNING]
@@ -104,10 +105,19 @@ def test_with_a_delay_the_old_chunk_goes_on_until_the_new_one_takes_over():
 
 
 def test_an_early_reply_does_not_touch_what_is_committed():
-    rig = Rig(replace(FAST, delay_steps=3), latency_ns=40 * MS)
+    rig = Rig(replace(PREFIX, delay_steps=3), latency_ns=40 * MS)
     results = rig.run(12)
     assert first_values(results)[1:] == [0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 2]
     assert rig.loop.counters.committed > 0
+
+
+def test_naive_takes_a_new_chunk_over_as_soon_as_it_is_there_and_promises_nothing():
+    rig = Rig(latency_ns=80 * MS)
+    results = rig.run(40)
+    # A reply after 80 ms is there for the step 2 after its observation's.
+    assert first_values(results)[2:12] == [0, 0, 0, 0, 1, 1, 1, 1, 2, 2]
+    assert {(o.delay, len(o.committed)) for o in rig.link.sent} == {(0, 0)}
+    assert rig.loop.estimator.delay() == 2  # measured for the record
 
 
 def test_a_lost_reply_is_bridged_by_the_rest_of_the_chunk_then_held():
@@ -140,13 +150,77 @@ def test_set_points_go_in_a_straight_line_within_a_step():
     assert [r.boundary for r in results] == [True, False, False, False, True, False]
 
 
+def values_of(rig: Rig, values: dict[int, float]) -> None:
+    """Lets every chunk hold the value of its observation's id."""
+    rig.link.chunk = lambda o: replace(
+        answer(o, 2), actions=np.full((8, 2), values[o.id], np.float32)
+    )
+
+
+def test_an_action_that_comes_within_its_step_is_used_within_it():
+    rig = Rig(replace(CONFIG, execute_steps=2))
+    values_of(rig, {0: 4.0, 1: 8.0})
+    rig.run(8)
+    rig.link.latency_ns = 15 * MS
+    results = rig.run(4)
+    # Step 2 holds 4; the answer is there at its third tick, and the rest of the way is to 8.
+    np.testing.assert_allclose(first_values(results), [4, 4, 6, 8], atol=1e-6)
+    counters = rig.loop.counters
+    assert (counters.amended, counters.late, counters.starved) == (1, 0, 0)
+    assert counters.steps == 3
+
+
+def test_a_starved_step_runs_once_its_action_comes():
+    rig = Rig(CONFIG, latency_ns=15 * MS)
+    values_of(rig, {0: 1.0})
+    results = rig.run(5)
+    assert [r.code for r in results] == [TickCode.STARVED] * 2 + [TickCode.RUNNING] * 3
+    np.testing.assert_allclose(first_values(results), [0, 0, 0.5, 1, 1], atol=1e-6)
+    assert rig.loop.counters.starved == 1
+
+
+def test_a_committed_step_goes_on_when_the_answer_comes_early():
+    config = replace(CONFIG, execute_steps=2, strategy="prefix", delay_steps=1)
+    rig = Rig(config)
+    values_of(rig, {0: 4.0, 1: 8.0})
+    rig.run(8)
+    rig.link.latency_ns = 15 * MS
+    results = rig.run(8)
+    np.testing.assert_allclose(first_values(results), [4, 4, 4, 4, 5, 6, 7, 8], atol=1e-6)
+    assert (rig.loop.counters.amended, rig.loop.counters.committed) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("late", "expected", "code", "clamped", "refused"),
+    [
+        (5.0, [0.25, 0.5, 1.25, 2.0], TickCode.RUNNING, 1, 0),
+        (np.nan, [0.25, 0.5, 0.75, 1.0], TickCode.REFUSED, 0, 1),
+    ],
+)
+def test_what_comes_within_a_step_is_clamped_or_refused_as_at_its_beginning(
+    late, expected, code, clamped, refused
+):
+    # Observation 0, taken before the limits matter, leaves 1 for step 2, which begins at 0.
+    rig = Rig(replace(CONFIG, execute_steps=2), robot=ROBOT)
+    first = np.array([[0, 0], [0, 0], [1, 0], [1, 0]], np.float32)
+    rig.link.chunk = lambda o: replace(
+        answer(o, 2, 4), actions=np.full((4, 2), [late, 0], np.float32) if o.id else first
+    )
+    rig.run(8)
+    rig.link.latency_ns = 15 * MS
+    results = rig.run(4)
+    np.testing.assert_allclose(first_values(results), expected, atol=1e-6)
+    assert results[-1].code is code
+    assert (rig.loop.counters.clamped, rig.loop.counters.refused) == (clamped, refused)
+
+
 def test_the_measured_delay_reaches_the_observation():
-    rig = Rig(replace(FAST, delay_steps=None), latency_ns=90 * MS)
+    rig = Rig(PREFIX, latency_ns=90 * MS)
     rig.run(30)
     # A reply after 90 ms is seen at the tick at 120 ms: 3 steps.
     assert rig.link.sent[-1].delay == 3
     assert len(rig.link.sent[-1].committed) == 3
-    slow = Rig(replace(FAST, delay_steps=None, max_delay=1), latency_ns=90 * MS)
+    slow = Rig(replace(PREFIX, max_delay=1), latency_ns=90 * MS)
     results = slow.run(30)
     assert slow.link.sent[-1].delay == 1
     assert results[-1].delay_over_limit
@@ -274,16 +348,28 @@ def test_what_cannot_work_is_refused_at_once(robot, config):
         Rig(config, robot=robot)
     with pytest.raises(OnsetError):
         replace(CONFIG, strategy="magic")
+    with pytest.raises(OnsetError, match="delay_steps"):
+        replace(CONFIG, strategy="naive", delay_steps=2)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     latencies=st.lists(st.integers(0, 400), min_size=20, max_size=20),
     lost=st.sets(st.integers(0, 19), max_size=8),
+    strategy=st.sampled_from(["naive", "prefix"]),
     delay=st.none() | st.integers(0, 6),
+    control_ms=st.sampled_from([10, 40]),
 )
-def test_under_any_latency_each_step_is_executed_once_and_counted(latencies, lost, delay):
-    rig = Rig(replace(FAST, delay_steps=delay), lost=lost, horizon=10)
+def test_under_any_latency_each_step_is_executed_once_and_counted(
+    latencies, lost, strategy, delay, control_ms
+):
+    delay = delay if strategy == "prefix" else None
+    ticks = 40 // control_ms
+    rig = Rig(
+        replace(CONFIG, control_period_ns=control_ms * MS, strategy=strategy, delay_steps=delay),
+        lost=lost,
+        horizon=10,
+    )
     submit = rig.link.submit
 
     def submit_with_latency(observation: Observation) -> None:
@@ -291,11 +377,19 @@ def test_under_any_latency_each_step_is_executed_once_and_counted(latencies, los
         submit(observation)
 
     rig.link.submit = submit_with_latency
-    results = rig.run(40)
-    assert [r.step for r in results] == list(range(40))
+    results = rig.run(40 * ticks)
+    assert [r.step for r in results] == [at // ticks for at in range(40 * ticks)]
     counters = rig.loop.counters
+    taken = counters.accepted + counters.amended
     dropped = counters.late + counters.committed + counters.superseded + counters.duplicate
-    assert counters.accepted + dropped == 10 * counters.slices
-    assert counters.starved == sum(r.code is TickCode.STARVED for r in results)
-    for result, sent in ((r, o) for r in results for o in rig.link.sent if o.id == r.set_point[0]):
-        assert sent.step <= result.step
+    assert taken + dropped == 10 * counters.slices
+    begun, ended = results[::ticks], results[ticks - 1 :: ticks]
+    assert counters.starved == sum(r.code is TickCode.STARVED for r in begun)
+    # Every step that has an action ends at it, and within it the id never falls back.
+    running = [r for r in ended if r.code is TickCode.RUNNING]
+    values = [float(r.set_point[0]) for r in running]
+    assert values == sorted(values)
+    steps = {o.id: o.step for o in rig.link.sent}
+    for result, value in zip(running, values, strict=True):
+        assert steps[int(value)] <= result.step
+        assert value == int(value)

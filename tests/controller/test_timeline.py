@@ -58,32 +58,47 @@ def test_under_shuffle_delay_doubling_and_loss_nothing_is_executed_twice_or_skip
     sent = data.draw(pieces())
     kept = [item for item in sent if data.draw(st.booleans())]
     kept += data.draw(st.lists(st.sampled_from(sent), max_size=4))
-    arrivals = [(data.draw(st.integers(0, 20)), item) for item in data.draw(st.permutations(kept))]
+    # Each arrives at the beginning of a step, or (True) while the step is under way.
+    moments = st.tuples(st.integers(0, 20), st.booleans())
+    coming = [(data.draw(moments), item) for item in data.draw(st.permutations(kept))]
     timeline = Timeline()
+    newest: dict[int, float] = {}  # step to the newest observation that has an action for it
     promised: dict[int, tuple[float, ...]] = {}
-    executed: dict[int, tuple[float, ...] | None] = {}
+    executed: set[int] = set()
+    missing = 0
+
+    def receive(moment: tuple[int, bool]) -> MergeResult:
+        total = MergeResult()
+        for item in [item for at, item in coming if at <= moment]:
+            total += timeline.merge(item, moment[0])
+            for at in item.steps.tolist():
+                newest[at] = max(newest.get(at, 0), item.observation_id)
+        coming[:] = [(at, item) for at, item in coming if at > moment]
+        return total
+
     step = 0
     while step < 25:
-        for at, item in arrivals:
-            if at == step:
-                timeline.merge(item, step)
+        assert receive((step, False)).amended == 0
         if data.draw(st.booleans()):
             delay = data.draw(st.integers(0, 4))
             for offset, action in enumerate(timeline.commit(step, delay)):
                 value = tuple(action)
                 assert promised.setdefault(step + offset, value) == value
-        action = timeline.execute(step)
-        assert step not in executed
-        executed[step] = None if action is None else tuple(action)
+        begun = timeline.execute(step)
+        missing += begun is None
         with pytest.raises(OnsetError):
             timeline.execute(step)
+        amended = receive((step, True)).amended
+        ended = timeline.action(step)
+        # It changes under way when that is counted, and only then.
+        assert (ended is not begun) == (amended > 0)
+        assert step not in executed
+        executed.add(step)
+        free = (newest[step], step) if step in newest else None
+        assert (None if ended is None else tuple(ended)) == promised.get(step, free)
         step += data.draw(st.sampled_from([1, 1, 1, 2]))
-    for at, value in executed.items():
-        assert value is None or value[1] == at
-    assert timeline.missing == sum(value is None for value in executed.values())
+    assert timeline.missing == missing
     assert timeline.skipped == max(executed) + 1 - len(executed)
-    for at, value in promised.items():
-        assert executed.get(at, value) == value
 
 
 def test_a_committed_action_stays_and_the_new_chunk_takes_over_behind_it():
@@ -103,6 +118,36 @@ def test_without_a_commitment_the_present_step_is_still_open():
     assert timeline.commit(0, 0).size == 0
     timeline.merge(piece(1, [0, 1]), 0)
     assert timeline.execute(0).tolist() == [1, 0]
+
+
+def test_a_newer_observation_amends_the_step_under_way_and_an_older_one_never_does():
+    timeline = Timeline()
+    timeline.merge(piece(1, [0, 1]), 0)
+    timeline.execute(0)
+    assert timeline.merge(piece(2, [0, 1, 2]), 0) == MergeResult(amended=1, accepted=2)
+    assert timeline.action(0).tolist() == [2, 0]
+    assert timeline.merge(piece(1, [0]), 0) == MergeResult(superseded=1)
+    assert timeline.merge(piece(2, [0]), 0) == MergeResult(duplicate=1)
+    assert timeline.action(0).tolist() == [2, 0]
+    # The step is over, also before the next one has begun.
+    assert timeline.merge(piece(3, [0, 1]), 1) == MergeResult(late=1, accepted=1)
+
+
+def test_a_committed_step_is_not_amended():
+    timeline = Timeline()
+    timeline.merge(piece(0, [0, 1]), 0)
+    timeline.commit(0, 1)
+    timeline.execute(0)
+    assert timeline.merge(piece(1, [0, 1]), 0) == MergeResult(committed=1, accepted=1)
+    assert timeline.action(0).tolist() == [0, 0]
+
+
+def test_a_step_that_began_without_an_action_takes_one_under_way():
+    timeline = Timeline()
+    assert timeline.execute(0) is None
+    assert timeline.merge(piece(0, [0]), 0) == MergeResult(amended=1)
+    assert timeline.action(0).tolist() == [0, 0]
+    assert timeline.missing == 1
 
 
 def test_fewer_actions_are_committed_where_the_chunk_ends_or_has_a_gap():
