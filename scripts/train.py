@@ -1,4 +1,9 @@
-"""Trains the built-in policy for one task: collect, train, DAgger rounds, ship."""
+"""Trains the built-in policy for one task: collect, train, DAgger rounds, tune, ship.
+
+The first stage trains a plain flow policy on the constant schedule. Tuning then goes on from its
+weights with what serving needs: the horizon-aware schedule's times, committed prefixes, and a
+MeanFlow head for few steps.
+"""
 
 from __future__ import annotations
 
@@ -25,6 +30,8 @@ from vla.engine import Engine
 from vla.models.small import SmallVLAConfig
 from vla.train.data import Demonstrations
 from vla.train.loop import TrainConfig, Trainer
+from vla.train.losses import Draws
+from vla.train.times import Mixture
 from vla.transforms import Tokeniser
 
 CONSOLE = Console()
@@ -42,6 +49,7 @@ class Recipe:
         round_episodes: Episodes of each round.
         first: Steps on the first round's data, before the first DAgger round.
         steps: Steps in all; the rest is shared by the rounds.
+        tune: Steps of tuning, on the data of all rounds.
     """
 
     episodes: int
@@ -49,19 +57,20 @@ class Recipe:
     round_episodes: int
     first: int
     steps: int
+    tune: int
 
 
 # An episode of intercept is short; pick_place has two cameras and three times the phases.
 RECIPES = {
-    "whack": Recipe(480, 3, 120, 1500, 2800),
-    "intercept": Recipe(1600, 3, 400, 1200, 2800),
-    "pick_place": Recipe(800, 3, 160, 1500, 3300),
+    "whack": Recipe(480, 3, 120, 1500, 2800, 1500),
+    "intercept": Recipe(1600, 3, 400, 1200, 2800, 1500),
+    "pick_place": Recipe(800, 3, 160, 1500, 3300, 1500),
 }
 
 
 @dataclass(frozen=True)
 class Args:
-    """Trains the built-in policy for one task: collect, train, DAgger rounds, ship.
+    """Trains the built-in policy for one task: collect, train, DAgger rounds, tune, ship.
 
     Every stage is passed over when it is done: an interrupted run goes on where it was.
 
@@ -71,13 +80,15 @@ class Args:
         rounds: DAgger rounds; the recipe's by default.
         round_episodes: Episodes of each round; the recipe's by default.
         first: Steps before the first DAgger round; the recipe's by default.
-        steps: Steps in all; the recipe's by default.
+        steps: Steps in all, before tuning; the recipe's by default.
+        tune_steps: Steps of tuning; the recipe's by default.
         workers: Processes that collect.
         threads: CPU threads of the optimiser.
         device: cpu or cuda.
         out: Folder of the run.
         ship: Copy the result into the bundled weights.
-        train: Optimiser settings; its steps come from the recipe.
+        train: Settings of the first stage; its steps come from the recipe.
+        tune: Settings of tuning; its steps come from the recipe.
     """
 
     task: str
@@ -86,19 +97,24 @@ class Args:
     round_episodes: int | None = None
     first: int | None = None
     steps: int | None = None
+    tune_steps: int | None = None
     workers: int = 2
     threads: int = 2
     device: str = "cpu"
     out: Path = Path("runs")
     ship: bool = True
     train: TrainConfig = field(default_factory=TrainConfig)
+    tune: TrainConfig = field(
+        default_factory=lambda: TrainConfig(draws=Draws(1, 1), mixture=Mixture(), rate=5e-4)
+    )
 
 
 def make_recipe(args: Args) -> Recipe:
     """The task's recipe with what the command line overrides."""
     if args.task not in RECIPES:
         raise OnsetError(ErrorCode.BAD_VALUE, "task", args.task, sorted(RECIPES))
-    given = {f.name: getattr(args, f.name) for f in dataclasses.fields(Recipe)}
+    given = {f.name: getattr(args, f.name) for f in dataclasses.fields(Recipe) if f.name != "tune"}
+    given["tune"] = args.tune_steps
     return dataclasses.replace(
         RECIPES[args.task], **{name: value for name, value in given.items() if value is not None}
     )
@@ -136,16 +152,36 @@ def main(args: Args) -> None:
         until = recipe.steps if last else recipe.first + rest * number // recipe.rounds
         if trainer.step < until:
             fit(trainer, until)
+    tuned = make_tuned(args, recipe, trainer)
+    fit(tuned, recipe.tune)
     if args.ship:
-        ship(args, trainer, len(data), folder / "log.jsonl", commit)
+        ship(args, tuned, len(data), [folder / "log.jsonl", tuned.folder / "log.jsonl"], commit)
 
 
-def ship(args: Args, trainer: Trainer, frames: int, log: Path, commit: str) -> None:
-    """Copies the policy into the bundled weights, and the log into the result files."""
+def make_tuned(args: Args, recipe: Recipe, trainer: Trainer) -> Trainer:
+    """The trainer of the second stage, at its beginning or where it was."""
+    meta, config = trainer.meta, dataclasses.replace(args.tune, steps=recipe.tune)
+    model = dataclasses.replace(meta.model, mean_flow=config.draws.jump > 0)
+    meta = dataclasses.replace(meta, model=model, max_delay=config.mixture.d_max)
+    folder = trainer.folder / "tune"
+    tuned = Trainer(meta, config, trainer.data, trainer.normaliser, folder, trainer.device)
+    if tuned.resume():
+        CONSOLE.print(f"resumed {folder} at step {tuned.step}")
+    else:
+        tuned.start_from(trainer.folder)
+    return tuned
+
+
+def ship(args: Args, trainer: Trainer, frames: int, logs: list[Path], commit: str) -> None:
+    """Copies the policy into the bundled weights, and the stages' logs into the result files."""
     path = WEIGHTS / f"{args.task}.safetensors"
     save_checkpoint(path, trainer.meta, trainer.average, trainer.normaliser)
-    rows = [json.loads(line) for line in log.read_text().splitlines()]
-    last = {name: value for name, value in rows[-1].items() if name != "seconds"}
+    rows = [
+        {"stage": stage, **json.loads(line)}
+        for stage, log in zip(("flow", "tune"), logs, strict=True)
+        for line in log.read_text().splitlines()
+    ]
+    last = {name: value for name, value in rows[-1].items() if name not in ("stage", "seconds")}
     parameters = sum(p.numel() for p in trainer.average.parameters())
     figures = {**last, "frames": frames, "parameters": parameters}
     results = Path("docs/results") / f"train_{args.task}.json"
@@ -224,7 +260,7 @@ def read(data: Demonstrations, folder: Path, number: int) -> None:
 
 
 def fit(trainer: Trainer, until: int) -> None:
-    with bar("training") as progress:
+    with bar(trainer.folder.name) as progress:
         row = progress.add_task("", total=until, completed=trainer.step, note="")
 
         def report(step: int, figures: dict[str, float]) -> None:

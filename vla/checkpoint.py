@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from controller.errors import ErrorCode, OnsetError
 from controller.types import ActionKind, CameraSpec, Dimension, FrameEncoding, RobotSpec
 from vla.models.small import SmallVLA, SmallVLAConfig
+from vla.schedule import AVERAGE, SCHEDULES
 from vla.transforms import Normaliser, Tokeniser
 
 WEIGHTS = Path(__file__).parent / "weights"
@@ -29,6 +30,7 @@ class PolicyMeta:
         prompts: Instructions it knows.
         robot: The robot it was trained on: names, units, cameras and period.
         expert_steps: Expert steps it was tuned for.
+        max_delay: Longest committed prefix that it was trained to continue [steps]; 0 for none.
     """
 
     name: str
@@ -36,6 +38,12 @@ class PolicyMeta:
     prompts: tuple[str, ...]
     robot: RobotSpec
     expert_steps: int = 10
+    max_delay: int = 0
+
+    @property
+    def schedules(self) -> tuple[str, ...]:
+        """The schedules it can run: some need a MeanFlow head."""
+        return tuple(n for n in SCHEDULES if self.model.mean_flow or n not in AVERAGE)
 
 
 @dataclass(frozen=True)

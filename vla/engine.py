@@ -13,12 +13,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from controller.errors import ErrorCode, OnsetError
 from controller.types import Observation
 from vla.checkpoint import Checkpoint
 from vla.policy import PolicyInput
-from vla.sampler import sample
+from vla.sampler import Sampler
 from vla.schedule import Schedule, make_schedule
 from vla.transforms import frames_to_tensor
 
@@ -31,7 +32,7 @@ class Finished:
         steps: Absolute steps. Shape (n,), int64.
         actions: In the robot's units. Shape (n, A), float32.
         final: Whether the chunk is complete.
-        encode_ns: Time that vision and prefix took [ns].
+        encode_ns: Time that inputs, vision and prefix took [ns].
         expert_ns: Time of the expert steps so far [ns].
         expert_steps: Expert steps so far.
         image_rows: Image tokens in the prefix.
@@ -55,60 +56,98 @@ class Engine:
         *,
         schedule: str = "constant",
         expert_steps: int | None = None,
+        executed: int | None = None,
         seed: int = 0,
         device: torch.device | None = None,
     ) -> None:
         """Args:
         checkpoint: The policy.
-        schedule: One of ``vla.schedule.SCHEDULES``.
+        schedule: One of ``vla.schedule.SCHEDULES`` that the checkpoint offers.
         expert_steps: Steps of the schedule; the checkpoint's own by default.
+        executed: Actions behind the committed ones that will be executed: the expert stops when
+            they are finished, and what is unfinished is not sent. All by default.
         seed: Seeds the noise, with the observation's id.
         device: The CPU by default.
+
+        Raises:
+            OnsetError: The checkpoint does not offer the schedule, or a value is out of range.
         """
+        meta = checkpoint.meta
+        if schedule not in meta.schedules:
+            raise OnsetError(
+                ErrorCode.BAD_VALUE,
+                "schedule",
+                schedule,
+                f"what {meta.name} offers: {list(meta.schedules)}",
+            )
         self.checkpoint = checkpoint
         self.device = device or torch.device("cpu")
         self._model = checkpoint.model.to(self.device).eval()
-        self._seed = seed
-        steps = expert_steps or checkpoint.meta.expert_steps
-        self._schedule = make_schedule(schedule, self._model.horizon, 0, steps)
+        self._seed, self._executed = seed, executed
+        self._name = schedule
+        self._steps = meta.expert_steps if expert_steps is None else expert_steps
+        self._samplers: dict[int, Sampler] = {}
+        self.schedule = self.schedule_for(0)
+        self._sampler(0)
 
-    @property
-    def schedule(self) -> Schedule:
-        return self._schedule
+    def schedule_for(self, delay: int) -> Schedule:
+        """The schedule behind so many committed actions.
+
+        Raises:
+            OnsetError: There is no free index then.
+        """
+        return make_schedule(self._name, self._model.horizon, delay, self._steps)
+
+    def _sampler(self, delay: int) -> Sampler:
+        if delay not in self._samplers:
+            schedule = self.schedule_for(delay)
+            self._samplers[delay] = Sampler(self._model, schedule, self._executed, self.device)
+        return self._samplers[delay]
 
     def inputs(self, observation: Observation, prompt: str) -> PolicyInput:
         """A batch of one for the model."""
         scales = self.checkpoint.normaliser
-        state = torch.from_numpy(np.array(observation.state, dtype=np.float32))[None]
         images = {n: frames_to_tensor(f) for n, f in observation.frames.items()}
         tokens = self.checkpoint.tokeniser.encode(prompt)[None]
-        return PolicyInput(images, scales.state(state), tokens)
+        return PolicyInput(images, scales.state(_state(observation)), tokens)
 
-    def stream(self, observation: Observation, prompt: str) -> Iterator[Finished]:
+    def stream(
+        self, observation: Observation, prompt: str, *, conditioned: bool = False
+    ) -> Iterator[Finished]:
         """Runs one inference; yields actions as they ripen.
 
+        Args:
+            observation: What the robot sees.
+            prompt: The instruction.
+            conditioned: Whether the chunk continues the observation's committed actions: they
+                are its beginning, clean, and the schedule starts behind them. A chunk that is
+                not conditioned is generated from its first index on.
+
         Raises:
-            OnsetError: The instruction is unknown, or an action came out non-finite.
+            OnsetError: The instruction is unknown, an action came out non-finite, or more actions
+                are committed than the policy was trained to continue.
         """
         began = time.perf_counter_ns()
+        committed = self._committed(observation) if conditioned else None
+        sampler = self._sampler(0 if committed is None else committed.shape[1])
         inputs = self.inputs(observation, prompt).to(self.device)
+        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + observation.id)
+        shape = (1, self._model.horizon, self._model.action_dim)
+        noise = torch.randn(shape, generator=generator).to(self.device)
+        state = np.asarray(observation.state, dtype=np.float32)
         with torch.inference_mode():
             context = self._model.encode(inputs)
             if self.device.type == "cuda":
                 torch.cuda.synchronize(self.device)  # so that its time is its own
         encoded = time.perf_counter_ns()
-        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + observation.id)
-        shape = (1, self._model.horizon, self._model.action_dim)
-        noise = torch.randn(shape, generator=generator).to(self.device)
-        state = torch.from_numpy(np.array(observation.state, dtype=np.float32))[None]
-        for ripe in sample(self._model, context, self._schedule, noise):
-            indices = torch.from_numpy(ripe.indices)
-            actions = self.checkpoint.normaliser.actions(ripe.values.cpu(), state, indices)
-            if not torch.isfinite(actions).all():
+        for ripe in sampler.run(context, noise, committed):
+            values = ripe.values[0].cpu().numpy()
+            actions = self.checkpoint.normaliser.actions(values, state, ripe.indices)
+            if not np.isfinite(actions).all():
                 raise OnsetError(ErrorCode.INTERNAL, "actions", "non-finite", "finite actions")
             yield Finished(
                 observation.step + ripe.indices,
-                actions[0].numpy(),
+                actions,
                 ripe.final,
                 encoded - began,
                 time.perf_counter_ns() - encoded,
@@ -116,8 +155,32 @@ class Engine:
                 context.image_rows,
             )
 
+    def _committed(self, observation: Observation) -> Tensor | None:
+        """The committed actions as the model takes them, shape (1, d, A); None when d is 0.
+
+        They were planned from an older observation: here they are taken relative to the state of
+        this one, as training takes them.
+        """
+        count, most = len(observation.committed), self.checkpoint.meta.max_delay
+        if count > most:
+            raise OnsetError(
+                ErrorCode.BAD_VALUE,
+                "observation.committed",
+                count,
+                f"up to {most} actions, which {self.checkpoint.meta.name} was trained to continue",
+            )
+        if count == 0:
+            return None
+        actions = torch.from_numpy(np.array(observation.committed, dtype=np.float32))[None]
+        scales = self.checkpoint.normaliser
+        return scales.chunk(actions, _state(observation)).to(self.device)
+
     def chunk(self, observation: Observation, prompt: str) -> NDArray[np.float32]:
-        """The whole chunk at once. Shape (H, A), in the robot's units."""
+        """Everything that is free of a chunk, at once. Shape (n, A), in the robot's units."""
         parts = list(self.stream(observation, prompt))
         order = np.argsort(np.concatenate([p.steps for p in parts]))
         return np.concatenate([p.actions for p in parts])[order]
+
+
+def _state(observation: Observation) -> Tensor:
+    return torch.from_numpy(np.array(observation.state, dtype=np.float32))[None]

@@ -9,7 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-MIN_TIME = 0.05
+MIN_TIME = 0.05  # training draws no smaller time for a whole chunk, and weighs none more
+_NO_TIME = 1e-5
 
 
 def interpolate(action: Tensor, noise: Tensor, tau: Tensor) -> Tensor:
@@ -21,39 +22,38 @@ def interpolate(action: Tensor, noise: Tensor, tau: Tensor) -> Tensor:
 def velocity_from_clean(x: Tensor, clean: Tensor, tau: Tensor) -> Tensor:
     """The velocity at x that leads to a predicted clean action.
 
-    ``v = (x - clean) / t``, with t kept away from 0, where the velocity is not used.
-    Shapes (B, H, A), (B, H, A) and (B, H).
+    ``v = (x - clean) / t``. A step to t = 0 ends at ``clean`` exactly, however small t is; at
+    t = 0 itself there is no step left to take. Shapes (B, H, A), (B, H, A) and (B, H).
     """
-    return (x - clean) / tau.clamp(min=MIN_TIME)[..., None]
+    return (x - clean) / tau.clamp(min=_NO_TIME)[..., None]
 
 
-def sample_time(batch: int, horizon: int, generator: torch.Generator) -> Tensor:
-    """Draws flow times, one per sample and equal over the chunk, denser towards noise.
+def sample_time(batch: int, generator: torch.Generator) -> Tensor:
+    """Draws flow times, one per sample, denser towards noise.
 
     Returns:
-        ``u^(2/3)`` with u uniform in (0, 1], shape (B, H).
+        ``u^(2/3)`` with u uniform in (0, 1], at least ``MIN_TIME``. Shape (B, 1).
     """
     u = 1.0 - torch.rand(batch, 1, generator=generator)
-    return u.pow(2 / 3).clamp(min=MIN_TIME).expand(batch, horizon)
+    return u.pow(2 / 3).clamp(min=MIN_TIME)
 
 
-def flow_matching_loss(
-    predicted: Tensor, action: Tensor, noise: Tensor, tau: Tensor, mask: Tensor
-) -> Tensor:
+def flow_matching_loss(clean: Tensor, action: Tensor, tau: Tensor, mask: Tensor) -> Tensor:
     """Masked flow-matching loss, weighted by t.
 
-    The weight offsets the 1/t^2 by which an error of the predicted clean action is magnified in
-    the velocity, which would otherwise spend the gradient on times at which x is nearly clean.
+    The velocity's squared error is ``|clean - action|^2 / t^2``. The weight t offsets part of the
+    magnification, which would otherwise spend the gradient on times at which x is nearly clean.
+    An index whose time is 0 stays in the mean with weight 0: its answer is its input.
 
     Args:
-        predicted: Velocity. Shape (B, H, A).
+        clean: Predicted clean chunk. Shape (B, H, A).
         action: Shape (B, H, A).
-        noise: Shape (B, H, A).
         tau: Shape (B, H).
         mask: True where the index counts. Shape (B, H).
 
     Returns:
         Scalar.
     """
-    error = (predicted - (noise - action)).pow(2).mean(-1) * tau
+    weight = (tau > 0) / tau.clamp(min=MIN_TIME)
+    error = (clean - action).pow(2).mean(-1) * weight
     return (error * mask).sum() / mask.sum().clamp(min=1)

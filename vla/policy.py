@@ -87,3 +87,23 @@ class FlowPolicy(Protocol):
             Velocity. Shape (B, H, A).
         """
         ...
+
+
+class MeanFlowPolicy(FlowPolicy, Protocol):
+    """A flow policy that also knows average velocities (MeanFlow, arXiv 2507.10543)."""
+
+    def average_velocity(self, x: Tensor, start: Tensor, end: Tensor, context: Context) -> Tensor:
+        """The velocity averaged from ``start`` down to ``end``, along the flow through x.
+
+        With ``end`` equal to ``start`` it is ``velocity``.
+
+        Args:
+            x: Normalised noisy chunk at ``start``. Shape (B, H, A).
+            start: Flow time of each action index. Shape (B, H).
+            end: Where the jump ends, at most ``start``. Shape (B, H).
+            context: From ``encode``.
+
+        Returns:
+            Velocity. Shape (B, H, A).
+        """
+        ...

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vla.policy import Context, FlowPolicy
+from vla.policy import Context, FlowPolicy, MeanFlowPolicy
 from vla.schedule import Schedule
 
 
@@ -31,44 +32,81 @@ class Ripe:
     final: bool
 
 
-def sample(
-    policy: FlowPolicy,
-    context: Context,
-    schedule: Schedule,
-    noise: Tensor,
-    committed: Tensor | None = None,
-    executed: int | None = None,
-) -> Iterator[Ripe]:
-    """Walks the schedule's table.
+@dataclass(frozen=True)
+class _Step:
+    """A row of the table, as tensors.
 
-    Args:
-        policy: The flow policy.
-        context: From its ``encode``.
+    Attributes:
+        start: Times before the step. Shape (1, H).
+        end: Times after it. Shape (1, H).
+        change: ``end - start``. Shape (H, 1).
+        ripe: Indices finished by it. Shape (n,).
+        rows: The same, to index a tensor with.
+    """
+
+    start: Tensor
+    end: Tensor
+    change: Tensor
+    ripe: NDArray[np.int64]
+    rows: Tensor
+
+
+class Sampler:
+    """Walks one schedule's table, again and again."""
+
+    def __init__(
+        self,
+        policy: FlowPolicy,
+        schedule: Schedule,
+        executed: int | None = None,
+        device: torch.device | None = None,
+    ) -> None:
+        """Args:
+        policy: The flow policy; one with average velocities where the schedule asks for them.
         schedule: The table of times.
-        noise: Start of the flow. Shape (B, H, A).
-        committed: Normalised actions of the committed indices, clean before every step.
-            Shape (B, d, A).
         executed: Free indices that will be executed, from the first on. Once they are finished
             the other steps are skipped, and what is unfinished is never yielded. All when None.
+        device: Where the policy runs; the CPU by default.
 
-    Yields:
-        Each index once, at the step at which the table says that it is finished.
+        Raises:
+            OnsetError: ``executed`` is not within the free indices.
+        """
+        self._policy, self._average = policy, schedule.average
+        table = torch.from_numpy(schedule.tau).to(device)
+        self._steps = []
+        for number in range(schedule.steps_for(executed)):
+            start, end = table[number], table[number + 1]
+            ripe = np.flatnonzero(schedule.ready_at == number + 1)
+            rows = torch.from_numpy(ripe).to(device)
+            self._steps.append(_Step(start[None], end[None], (end - start)[:, None], ripe, rows))
 
-    Raises:
-        OnsetError: ``executed`` is not within the free indices.
-    """
-    last = schedule.steps_for(executed)
-    x = noise.clone()
-    free = schedule.ready_at > 0
-    table = torch.from_numpy(schedule.tau).to(x)
-    for step in range(last):
-        # Not around the loop: a mode must not outlive a yield, which hands control back.
-        with torch.inference_mode():
-            if committed is not None:
-                x[:, : committed.shape[1]] = committed
-            tau = table[step].expand(x.shape[0], -1)
-            velocity = policy.velocity(x, tau, context)
-            x = x + velocity * (table[step + 1] - table[step])[:, None]
-        ripe = np.flatnonzero(free & (schedule.ready_at == step + 1))
-        if len(ripe):
-            yield Ripe(step + 1, ripe, x[:, torch.from_numpy(ripe)], step + 1 == last)
+    def run(
+        self, context: Context, noise: Tensor, committed: Tensor | None = None
+    ) -> Iterator[Ripe]:
+        """Runs the expert step by step.
+
+        Args:
+            context: From the policy's ``encode``.
+            noise: Start of the flow. Shape (B, H, A).
+            committed: Normalised actions of the committed indices, clean before every step.
+                Shape (B, d, A).
+
+        Yields:
+            Each index once, at the step at which the table says that it is finished.
+        """
+        x = noise.clone()
+        for number, step in enumerate(self._steps, start=1):
+            # Not around the loop: a mode must not outlive a yield, which hands control back.
+            with torch.inference_mode():
+                if committed is not None:
+                    x[:, : committed.shape[1]] = committed
+                x = torch.addcmul(x, self._velocity(x, step, context), step.change)
+                values = x.index_select(1, step.rows) if len(step.ripe) else x
+            if len(step.ripe):
+                yield Ripe(number, step.ripe, values, number == len(self._steps))
+
+    def _velocity(self, x: Tensor, step: _Step, context: Context) -> Tensor:
+        start, end = step.start.expand(len(x), -1), step.end.expand(len(x), -1)
+        if self._average:
+            return cast(MeanFlowPolicy, self._policy).average_velocity(x, start, end, context)
+        return self._policy.velocity(x, start, context)

@@ -13,7 +13,7 @@ A schedule is a table. Row j holds the times before step j, the last row is 0 ev
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,11 +29,14 @@ class Schedule:
         name: The schedule's name.
         tau: Shape (steps + 1, horizon), from at most 1 down to 0, never rising.
         ready_at: Steps after which each index is finished; 0 for committed ones. Shape (horizon,).
+        average: Whether a step takes the average velocity over its jump (a MeanFlow head), not
+            the velocity at its beginning.
     """
 
     name: str
     tau: NDArray[np.float32]
     ready_at: NDArray[np.int64]
+    average: bool = False
 
     @property
     def steps(self) -> int:
@@ -104,8 +107,7 @@ def horizon_aware(
     """
     _check(horizon, delay, steps)
     first = (steps - 1) / steps if u0 is None else u0
-    if not (np.isfinite(alpha) and alpha > 0):
-        raise OnsetError(ErrorCode.BAD_VALUE, "schedule.alpha", alpha, "greater than 0")
+    check_alpha(alpha)
     if not 0 <= first < 1:
         raise OnsetError(ErrorCode.BAD_VALUE, "schedule.u0", first, "0 or more, less than 1")
     place = np.clip((np.arange(horizon) - delay) / max(horizon - 1 - delay, 1), 0, 1)
@@ -121,7 +123,11 @@ def horizon_aware(
 
 
 def one_step(horizon: int, delay: int) -> Schedule:
-    """Everything is finished after one expert step, from noise.
+    """Everything is finished after one expert step: MeanFlow's jump from noise to actions.
+
+        H = 4, d = 1                 ready_at
+        step 0    0  1.0  1.0  1.0
+        done      0   .0   .0   .0   0 1 1 1
 
     Args:
         horizon: H, length of the chunk.
@@ -130,11 +136,11 @@ def one_step(horizon: int, delay: int) -> Schedule:
     Raises:
         OnsetError: A value is out of range.
     """
-    table = constant(horizon, delay, 1)
-    return Schedule("one_step", table.tau, table.ready_at)
+    return replace(constant(horizon, delay, 1), name="one_step", average=True)
 
 
-SCHEDULES = ("constant", "has", "one_step")
+SCHEDULES = ("constant", "has", "one_step", "has_meanflow")
+AVERAGE = ("one_step", "has_meanflow")  # they need a MeanFlow head
 
 
 def make_schedule(name: str, horizon: int, delay: int, steps: int) -> Schedule:
@@ -155,7 +161,19 @@ def make_schedule(name: str, horizon: int, delay: int, steps: int) -> Schedule:
         return horizon_aware(horizon, delay, steps)
     if name == "one_step":
         return one_step(horizon, delay)
+    if name == "has_meanflow":
+        return replace(horizon_aware(horizon, delay, steps), name=name, average=True)
     raise OnsetError(ErrorCode.BAD_VALUE, "schedule", name, list(SCHEDULES))
+
+
+def check_alpha(alpha: float) -> None:
+    """Checks the exponent of the horizon-aware schedule.
+
+    Raises:
+        OnsetError: It is not greater than 0.
+    """
+    if not (np.isfinite(alpha) and alpha > 0):
+        raise OnsetError(ErrorCode.BAD_VALUE, "schedule.alpha", alpha, "greater than 0")
 
 
 def _check(horizon: int, delay: int, steps: int) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from controller.errors import ErrorCode, OnsetError
@@ -91,21 +92,27 @@ class Normaliser:
         return (state - self.state_mean) / self.state_std
 
     def chunk(self, chunk: Tensor, state: Tensor) -> Tensor:
-        """Absolute actions (B, H, A), with measured states (B, S), to normalised ones."""
-        return (chunk - self._offset(state) - self.chunk_mean) / self.chunk_std
+        """Absolute actions of the first n indices (B, n, A), with measured states (B, S)."""
+        count = chunk.shape[1]
+        moved = chunk - self._offset(state)
+        return (moved - self.chunk_mean[:count]) / self.chunk_std[:count]
 
-    def actions(self, chunk: Tensor, state: Tensor, indices: Tensor | None = None) -> Tensor:
-        """The inverse of ``chunk``.
+    def actions(
+        self, values: NDArray[np.float32], state: NDArray[np.float32], indices: NDArray[np.int64]
+    ) -> NDArray[np.float32]:
+        """The inverse of ``chunk`` for some indices of one chunk.
+
+        In numpy: these few numbers, which a robot waits for, do not repay the cost of calls into
+        torch.
 
         Args:
-            chunk: Normalised actions of ``indices``. Shape (B, n, A).
-            state: Measured states. Shape (B, S).
-            indices: Shape (n,); all of them when None.
+            values: Normalised actions. Shape (n, A).
+            state: Measured state. Shape (S,).
+            indices: Their indices within the chunk. Shape (n,).
         """
-        mean, std = self.chunk_mean, self.chunk_std
-        if indices is not None:
-            mean, std = mean[indices], std[indices]
-        return chunk * std + mean + self._offset(state)
+        mean, std = self.chunk_mean.numpy(), self.chunk_std.numpy()
+        offset = state[: values.shape[1]] * self.relative.numpy()
+        return values * std[indices] + mean[indices] + offset
 
     def _offset(self, state: Tensor) -> Tensor:
         return (state[:, : self.chunk_mean.shape[1]] * self.relative)[:, None]

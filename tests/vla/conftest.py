@@ -1,6 +1,19 @@
-import pytest
+from dataclasses import replace
 
-from tests.vla.helpers import LocalServer, tiny_checkpoint, write_tiny
+import pytest
+import torch
+
+from tests.vla.helpers import (
+    PROMPTS,
+    LocalServer,
+    tiny_checkpoint,
+    tiny_meta,
+    tiny_normaliser,
+    write_tiny,
+)
+from vla.checkpoint import Checkpoint
+from vla.models.small import SmallVLA
+from vla.transforms import Tokeniser
 
 
 @pytest.fixture(scope="session")
@@ -11,6 +24,17 @@ def tiny_path(tmp_path_factory):
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory):
     return tiny_checkpoint(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def mean_flow():
+    """The tiny policy with a MeanFlow head that is not zero, trained for prefixes up to 4."""
+    meta = tiny_meta(max_delay=4)
+    meta = replace(meta, model=replace(meta.model, mean_flow=True))
+    torch.manual_seed(0)
+    model = SmallVLA(meta.model).eval()
+    torch.nn.init.normal_(model.jump.weight, std=0.2)
+    return Checkpoint(meta, model, tiny_normaliser(), Tokeniser.of(PROMPTS))
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,7 @@
 """The schedule's table and the Euler loop, against fields whose end is known."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,10 +11,18 @@ from hypothesis import strategies as st
 from controller.errors import OnsetError
 from tests.vla.helpers import PROMPTS, observation
 from vla.engine import Engine
-from vla.flow import MIN_TIME, flow_matching_loss, interpolate, velocity_from_clean
+from vla.flow import flow_matching_loss, interpolate, velocity_from_clean
 from vla.policy import Context
-from vla.sampler import sample
-from vla.schedule import Schedule, constant, horizon_aware, one_step
+from vla.sampler import Sampler
+from vla.schedule import (
+    AVERAGE,
+    SCHEDULES,
+    Schedule,
+    constant,
+    horizon_aware,
+    make_schedule,
+    one_step,
+)
 
 CONTEXT = Context((), (), torch.zeros(1, 1), 0)
 H, A = 6, 2
@@ -42,7 +52,7 @@ def noise(batch: int = 1, seed: int = 0) -> torch.Tensor:
 def whole(policy, schedule, start, committed=None) -> torch.Tensor:
     """The chunk; indices that never ripen stay NaN."""
     chunk = torch.full_like(start, torch.nan)
-    for ripe in sample(policy, CONTEXT, schedule, start, committed):
+    for ripe in Sampler(policy, schedule).run(CONTEXT, start, committed):
         chunk[:, torch.from_numpy(ripe.indices)] = ripe.values
     return chunk
 
@@ -159,7 +169,7 @@ def staircase(steps: int, delay: int, order: np.ndarray) -> Schedule:
 def test_every_free_index_is_yielded_exactly_once_when_the_table_says(data, steps, delay):
     order = np.array(data.draw(st.lists(st.integers(1, steps), min_size=H, max_size=H)))
     schedule = staircase(steps, delay, order)
-    pieces = list(sample(Field(lambda x, tau: x), CONTEXT, schedule, noise(2)))
+    pieces = list(Sampler(Field(lambda x, tau: x), schedule).run(CONTEXT, noise(2)))
     seen = np.concatenate([piece.indices for piece in pieces])
     assert sorted(seen) == list(range(delay, H))
     for piece in pieces:
@@ -213,7 +223,7 @@ def test_an_early_stop_yields_what_the_full_run_yields_and_nothing_unfinished(sc
     def run(executed):
         # Not exact for Euler: what an index ends with depends on the steps it was given.
         field = Field(lambda x, tau: (x - a) * tau[..., None].cos())
-        pieces = list(sample(field, CONTEXT, schedule, start, executed=executed))
+        pieces = list(Sampler(field, schedule, executed).run(CONTEXT, start))
         values = {int(i): p.values[:, n] for p in pieces for n, i in enumerate(p.indices)}
         return values, pieces, len(field.asked)
 
@@ -233,7 +243,46 @@ def test_an_early_stop_yields_what_the_full_run_yields_and_nothing_unfinished(sc
 @pytest.mark.parametrize("executed", [0, 5])
 def test_more_executed_indices_than_free_ones_are_refused(executed):
     with pytest.raises(OnsetError, match="schedule.executed"):
-        next(sample(Field(lambda x, tau: x), CONTEXT, constant(H, 2, 4), noise(), None, executed))
+        Sampler(Field(lambda x, tau: x), constant(H, 2, 4), executed)
+
+
+class Jumps:
+    """Knows average velocities only; remembers what it was asked."""
+
+    horizon, action_dim = H, A
+
+    def __init__(self, end: torch.Tensor):
+        self.end = end
+        self.asked: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def encode(self, inputs):
+        return CONTEXT
+
+    def velocity(self, x, tau, context):
+        raise NotImplementedError
+
+    def average_velocity(self, x, start, end, context):
+        self.asked.append((start.clone(), end.clone()))
+        return (x - self.end) / start.clamp(min=1e-5)[..., None]
+
+
+@pytest.mark.parametrize("name", AVERAGE)
+def test_an_average_schedule_asks_for_the_jump_from_each_row_to_the_next(name):
+    policy, schedule = Jumps(noise(seed=2)), make_schedule(name, H, 1, 4)
+    ended = whole(policy, schedule, noise(), torch.zeros(1, 1, A))
+    torch.testing.assert_close(ended[:, 1:], policy.end[:, 1:], atol=1e-5, rtol=0)
+    for (start, end), before, after in zip(
+        policy.asked, schedule.tau[:-1], schedule.tau[1:], strict=True
+    ):
+        np.testing.assert_array_equal(start[0], before)
+        np.testing.assert_array_equal(end[0], after)
+
+
+def test_the_average_schedules_are_the_plain_tables():
+    assert [name for name in SCHEDULES if make_schedule(name, 8, 1, 10).average] == list(AVERAGE)
+    np.testing.assert_array_equal(
+        make_schedule("has_meanflow", 8, 1, 10).tau, horizon_aware(8, 1, 10).tau
+    )
 
 
 def test_sampling_leaves_the_noise_it_was_given_alone():
@@ -261,17 +310,25 @@ def test_the_velocity_is_noise_minus_action_and_an_euler_step_moves_along_x_t():
     torch.testing.assert_close(moved, interpolate(a, n, later), atol=1e-5, rtol=1e-5)
 
 
-def test_near_time_zero_the_velocity_stays_bounded():
-    x, zero = noise(), torch.zeros(1, H)
-    torch.testing.assert_close(velocity_from_clean(x, torch.zeros_like(x), zero), x / MIN_TIME)
+@pytest.mark.parametrize("time", [1.0, 0.3, 1e-2, 1e-4])
+def test_a_step_to_time_zero_ends_at_the_predicted_action_however_small_it_is(time):
+    clean, t = noise(seed=5), torch.full((1, H), time)
+    ended = noise() - velocity_from_clean(noise(), clean, t) * t[..., None]
+    torch.testing.assert_close(ended, clean, atol=1e-5, rtol=0)
 
 
-def test_the_loss_is_nought_at_the_true_velocity_and_blind_behind_the_mask():
-    a, n, tau = noise(seed=3), noise(seed=4), torch.full((1, H), 0.5)
+def test_at_time_zero_the_velocity_is_finite():
+    assert velocity_from_clean(noise(), noise(seed=1), torch.zeros(1, H)).isfinite().all()
+
+
+def test_the_loss_is_nought_at_the_action_and_blind_behind_the_mask_and_at_time_zero():
+    a, tau = noise(seed=3), torch.full((1, H), 0.5)
     mask = torch.arange(H)[None] < 3
-    wrong = (n - a) + torch.where(mask, 0.0, 7.0)[..., None]
-    assert flow_matching_loss(wrong, a, n, tau, mask) == 0
-    assert flow_matching_loss(wrong, a, n, tau, ~mask) == pytest.approx(49 * 0.5)
+    wrong = a + torch.where(mask, 0.0, 7.0)[..., None]
+    assert flow_matching_loss(wrong, a, tau, mask) == 0
+    # Velocity error (7 / t)^2, weighted by t.
+    assert flow_matching_loss(wrong, a, tau, ~mask) == pytest.approx(49 / 0.5)
+    assert flow_matching_loss(wrong, a, torch.where(mask, tau, 0.0), ~mask) == 0
 
 
 # The built-in model
@@ -318,3 +375,86 @@ def test_expert_steps_come_from_the_checkpoint_or_from_the_caller(tiny):
     assert Engine(tiny).schedule.steps == 4
     (finished,) = Engine(tiny, expert_steps=2).stream(observation(0), PROMPTS[0])
     assert (finished.expert_steps, finished.final) == (2, True)
+
+
+def test_what_is_streamed_is_the_full_run_index_by_index(mean_flow):
+    for name in SCHEDULES:
+        engine = Engine(mean_flow, schedule=name)
+        seen = observation(3)
+        streamed: dict[int, np.ndarray] = {}
+        for part in engine.stream(seen, PROMPTS[0]):
+            streamed |= dict(zip((part.steps - seen.step).tolist(), part.actions, strict=True))
+        # The full run: the Euler loop written out, without streaming and without an early stop.
+        model, scales = mean_flow.model, mean_flow.normaliser
+        with torch.inference_mode():
+            context = model.encode(engine.inputs(seen, PROMPTS[0]))
+            generator = torch.Generator().manual_seed(seen.id)
+            x = torch.randn(1, model.horizon, model.action_dim, generator=generator)
+            table = torch.from_numpy(engine.schedule.tau)
+            for before, after in zip(table[:-1], table[1:], strict=True):
+                if engine.schedule.average:
+                    v = model.average_velocity(x, before[None], after[None], context)
+                else:
+                    v = model.velocity(x, before[None], context)
+                x = x + v * (after - before)[:, None]
+        full = scales.actions(x[0].numpy(), seen.state, np.arange(model.horizon))
+        assert sorted(streamed) == list(range(model.horizon))
+        for index, action in streamed.items():
+            np.testing.assert_allclose(action, full[index], atol=1e-5)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_a_conditioned_chunk_continues_the_committed_actions(mean_flow, name):
+    engine, seen = Engine(mean_flow, schedule=name), observation(3)
+    given = np.linspace(0, 0.6, 6).reshape(3, 2).astype(np.float32)
+    parts = list(engine.stream(replace(seen, committed=given), PROMPTS[0], conditioned=True))
+    steps = np.concatenate([part.steps for part in parts])
+    assert sorted(steps - seen.step) == list(range(3, mean_flow.model.horizon))
+    others = list(engine.stream(replace(seen, committed=given + 0.5), PROMPTS[0], conditioned=True))
+    assert np.abs(parts[0].actions - others[0].actions).max() > 1e-4
+    # An unconditioned one begins at its first index, and does not see them.
+    free = [engine.stream(replace(seen, committed=c), PROMPTS[0]) for c in (given, given + 0.5)]
+    firsts = [next(iter(stream)) for stream in free]
+    assert firsts[0].steps[0] == seen.step
+    np.testing.assert_array_equal(firsts[0].actions, firsts[1].actions)
+
+
+def test_committed_actions_are_taken_relative_to_the_new_state(mean_flow):
+    class Spy(Engine):
+        def prefix(self, seen):
+            return self._committed(seen)
+
+    given = np.array([[0.3, 0.7]], np.float32)
+    one, other = (observation(3, state=np.array(s, np.float32)) for s in ([0, 0, 0], [0.2, 9, 9]))
+    spy, scales = Spy(mean_flow), mean_flow.normaliser
+    change = spy.prefix(replace(one, committed=given)) - spy.prefix(replace(other, committed=given))
+    # The arm's action is relative to its joint, the gripper's is absolute.
+    expected = torch.tensor([0.2, 0.0]) / scales.chunk_std[0]
+    torch.testing.assert_close(change[0, 0], expected, atol=1e-5, rtol=0)
+
+
+def test_more_committed_actions_than_were_trained_are_refused(mean_flow, tiny):
+    given = np.zeros((5, 2), np.float32)
+    with pytest.raises(OnsetError, match="observation.committed: given 5; allowed: up to 4"):
+        next(
+            Engine(mean_flow).stream(observation(0, committed=given), PROMPTS[0], conditioned=True)
+        )
+    with pytest.raises(OnsetError, match="up to 0"):
+        next(Engine(tiny).stream(observation(0, committed=given), PROMPTS[0], conditioned=True))
+
+
+@pytest.mark.parametrize("name", AVERAGE)
+def test_a_checkpoint_without_the_head_lists_what_it_offers(tiny, name):
+    with pytest.raises(OnsetError, match=rf"schedule: given {name}; .*\['constant', 'has'\]"):
+        Engine(tiny, schedule=name)
+
+
+@pytest.mark.parametrize("executed", [0, 9])
+def test_an_engine_refuses_to_execute_more_than_there_is(tiny, executed):
+    with pytest.raises(OnsetError, match=r"schedule.executed: given \d; allowed: 1..8"):
+        Engine(tiny, executed=executed)
+
+
+def test_an_engine_refuses_no_steps(tiny):
+    with pytest.raises(OnsetError, match="schedule.steps"):
+        Engine(tiny, expert_steps=0)

@@ -13,10 +13,14 @@ from controller.errors import OnsetError
 from sim.collect import write_shard
 from sim.robots import so101
 from vla.checkpoint import PolicyMeta, load_checkpoint
-from vla.flow import flow_matching_loss, interpolate, sample_time, velocity_from_clean
+from vla.flow import interpolate, sample_time, velocity_from_clean
 from vla.models.small import SmallVLAConfig
+from vla.sampler import Sampler
+from vla.schedule import SCHEDULES, make_schedule
 from vla.train.data import Demonstrations
 from vla.train.loop import TrainConfig, Trainer, learning_rate
+from vla.train.losses import Draws
+from vla.train.times import Mixture
 
 PROMPTS = ("hit the red mole", "hit the blue mole")
 SIZE, HORIZON = 24, 8
@@ -64,20 +68,29 @@ def shard(tmp_path: Path) -> Path:
     return path
 
 
-def make_trainer(shard: Path, folder: Path, steps: int) -> Trainer:
+TUNE = {"draws": Draws(1, 1), "mixture": Mixture(d_max=4)}
+
+
+def make_trainer(
+    shard: Path, folder: Path, steps: int, *, mean_flow: bool = False, **changes
+) -> Trainer:
     data = Demonstrations(("front",), {"front": (0, 2)})
     data.add(shard)
     relative = torch.tensor([1.0] * 5 + [0.0])
-    config = TrainConfig(steps=steps, batch=8, draws=2, warmup=2, save_every=3, seed=3)
-    return Trainer(make_meta(), config, data, data.fit(relative), folder, torch.device("cpu"))
+    settings = {"batch": 8, "warmup": 2, "save_every": 3, "seed": 3} | changes
+    config = TrainConfig(steps=steps, **settings)
+    meta = make_meta()
+    meta = dataclasses.replace(meta, model=dataclasses.replace(meta.model, mean_flow=mean_flow))
+    return Trainer(meta, config, data, data.fit(relative), folder, torch.device("cpu"))
 
 
-def test_resumed_run_equals_an_unbroken_one(shard: Path, tmp_path: Path) -> None:
-    whole = make_trainer(shard, tmp_path / "whole", 6)
+@pytest.mark.parametrize("stage", [{}, {"mean_flow": True, **TUNE}], ids=["flow", "tune"])
+def test_resumed_run_equals_an_unbroken_one(shard: Path, tmp_path: Path, stage: dict) -> None:
+    whole = make_trainer(shard, tmp_path / "whole", 6, **stage)
     whole.run(6, lambda step, figures: None)
-    broken = make_trainer(shard, tmp_path / "broken", 6)
+    broken = make_trainer(shard, tmp_path / "broken", 6, **stage)
     broken.run(3, lambda step, figures: None)
-    again = make_trainer(shard, tmp_path / "broken", 6)
+    again = make_trainer(shard, tmp_path / "broken", 6, **stage)
     assert again.resume()
     assert again.step == 3
     again.run(6, lambda step, figures: None)
@@ -95,6 +108,55 @@ def test_learns_what_the_picture_says(shard: Path, tmp_path: Path) -> None:
     assert seen[-1]["cell"] > 0.9
     loaded = load_checkpoint(tmp_path / "run" / "policy.safetensors")
     assert loaded.meta == make_meta()
+
+
+def test_tuning_starts_from_the_averaged_weights_with_jumps_that_are_velocities(
+    shard: Path, tmp_path: Path
+) -> None:
+    flow = make_trainer(shard, tmp_path / "flow", 6)
+    flow.run(6, lambda step, figures: None)
+    tuned = make_trainer(shard, tmp_path / "flow" / "tune", 6, mean_flow=True, **TUNE)
+    tuned.start_from(tmp_path / "flow")
+    for model in (tuned.model, tuned.average):
+        state = model.state_dict()
+        assert (state.pop("jump.weight") == 0).all()
+        for (name, given), kept in zip(
+            flow.average.state_dict().items(), state.values(), strict=True
+        ):
+            torch.testing.assert_close(given, kept, msg=name)
+
+
+def test_tuning_learns_to_jump_and_keeps_what_the_flow_knows(shard: Path, tmp_path: Path) -> None:
+    flow = make_trainer(shard, tmp_path / "flow", 150)
+    flow.run(150, lambda step, figures: None)
+    tuned = make_trainer(shard, tmp_path / "tune", 150, mean_flow=True, **TUNE)
+    tuned.start_from(tmp_path / "flow")
+    tuned.run(150, lambda step, figures: None)
+    batch = tuned.data.rows(np.arange(40), tuned.normaliser, tuned.tokeniser)
+    noise = torch.randn(batch.chunk.shape, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        context = tuned.average.encode(batch.inputs)
+    for name in SCHEDULES:
+        chunk = torch.empty_like(noise)
+        sampler = Sampler(tuned.average, make_schedule(name, HORIZON, 0, 10))
+        for ripe in sampler.run(context, noise):
+            chunk[:, torch.from_numpy(ripe.indices)] = ripe.values
+        assert (chunk - batch.chunk).abs().median() < 0.25, name
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"alpha": 0.0}, "schedule.alpha"),
+        ({"p": 1.5}, "mixture.p: given 1.5; allowed: 0..1"),
+        ({"prefix": -0.1}, "mixture.prefix"),
+        ({"d_max": -1}, "mixture.d_max"),
+        ({"steps": 0}, "mixture.steps"),
+    ],
+)
+def test_a_mixture_that_makes_no_sense_is_refused(changes: dict, message: str) -> None:
+    with pytest.raises(OnsetError, match=message):
+        Mixture(**changes)
 
 
 def test_lagged_frames_do_not_cross_episodes(shard: Path) -> None:
@@ -126,31 +188,16 @@ def test_a_shard_without_an_array_is_refused(tmp_path: Path) -> None:
         data.add(tmp_path / "bad.npz")
 
 
-def test_loss_of_the_true_velocity_is_zero_and_the_mask_counts() -> None:
-    generator = torch.Generator().manual_seed(0)
-    action, noise = torch.randn(2, 4, 5, 3, generator=generator).unbind(0)
-    tau = sample_time(4, 5, generator)
-    mask = torch.ones(4, 5, dtype=torch.bool)
-    assert flow_matching_loss(noise - action, action, noise, tau, mask) == 0
-    wrong = (noise - action).clone()
-    wrong[:, 0] += 1.0
-    mask[:, 0] = False
-    assert flow_matching_loss(wrong, action, noise, tau, mask) == 0
-    mask[:, 0] = True
-    expected = tau[:, 0].sum() / mask.sum()
-    torch.testing.assert_close(flow_matching_loss(wrong, action, noise, tau, mask), expected)
-
-
 def test_velocity_of_the_true_clean_action_is_noise_minus_action() -> None:
     generator = torch.Generator().manual_seed(1)
     action, noise = torch.randn(2, 3, 5, 2, generator=generator).unbind(0)
-    tau = sample_time(3, 5, generator)
+    tau = sample_time(3, generator).expand(3, 5)
     x = interpolate(action, noise, tau)
     torch.testing.assert_close(velocity_from_clean(x, action, tau), noise - action)
 
 
 def test_times_lean_towards_noise() -> None:
-    tau = sample_time(200_000, 1, torch.Generator().manual_seed(0))
+    tau = sample_time(200_000, torch.Generator().manual_seed(0))
     # P(t < x) = x^(3/2)
     for x in (0.25, 0.5, 0.75):
         assert abs((tau < x).float().mean().item() - x**1.5) < 5e-3

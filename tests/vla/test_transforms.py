@@ -24,11 +24,18 @@ def drawn(size, seed: int, spread: float) -> tuple[Normaliser, torch.Tensor, tor
     return fitted, states[32:], chunks[32:]
 
 
+def undone(scales: Normaliser, normal: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
+    """``Normaliser.actions`` of every index, chunk by chunk."""
+    every = np.arange(normal.shape[1])
+    pairs = zip(normal.numpy(), state.numpy(), strict=True)
+    return torch.from_numpy(np.stack([scales.actions(n, s, every) for n, s in pairs]))
+
+
 @settings(max_examples=60)
 @given(size=sizes, seed=st.integers(0, 10**6), spread=st.sampled_from([0.001, 0.1, 1.0, 30.0]))
 def test_actions_undo_chunk(size, seed, spread):
     scales, state, chunk = drawn(size, seed, spread)
-    back = scales.actions(scales.chunk(chunk, state), state)
+    back = undone(scales, scales.chunk(chunk, state), state)
     torch.testing.assert_close(back, chunk, atol=1e-5 * max(1.0, spread), rtol=1e-4)
 
 
@@ -38,10 +45,20 @@ def test_some_indices_come_back_as_they_would_in_the_whole(size, seed, data):
     scales, state, chunk = drawn(size, seed, 1.0)
     horizon = chunk.shape[1]
     chosen = data.draw(st.lists(st.integers(0, horizon - 1), min_size=1, unique=True))
-    indices = torch.tensor(sorted(chosen))
+    indices = np.array(sorted(chosen))
     normal = scales.chunk(chunk, state)
-    part = scales.actions(normal[:, indices], state, indices)
-    torch.testing.assert_close(part, scales.actions(normal, state)[:, indices])
+    part = scales.actions(normal[0].numpy()[indices], state[0].numpy(), indices)
+    np.testing.assert_allclose(part, undone(scales, normal, state)[0].numpy()[indices], rtol=1e-6)
+
+
+@settings(max_examples=30)
+@given(size=sizes, seed=st.integers(0, 10**6), share=st.floats(0, 1))
+def test_the_beginning_of_a_chunk_is_normalised_as_in_the_whole(size, seed, share):
+    scales, state, chunk = drawn(size, seed, 1.0)
+    count = max(1, round(share * chunk.shape[1]))
+    torch.testing.assert_close(
+        scales.chunk(chunk[:, :count], state), scales.chunk(chunk, state)[:, :count]
+    )
 
 
 def test_fitted_data_has_no_mean_and_unit_spread():
@@ -71,7 +88,7 @@ def test_a_relative_dimension_moves_with_the_state_and_an_absolute_one_does_not(
         torch.tensor([1.0, 0.0]),
     )
     normal = scales.chunk(chunk, state)
-    moved = scales.actions(normal, state + 0.5) - scales.actions(normal, state)
+    moved = undone(scales, normal, state + 0.5) - undone(scales, normal, state)
     torch.testing.assert_close(moved[..., 0], torch.full((1, 4), 0.5))
     torch.testing.assert_close(moved[..., 1], torch.zeros(1, 4))
 

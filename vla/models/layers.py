@@ -49,8 +49,11 @@ class Block(nn.Module):
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
 
-def time_embedding(tau: Tensor, width: int) -> Tensor:
-    """Sines and cosines of a flow time, periods from 0.004 to 4. Shape (...) to (..., width)."""
+def time_embedding(tau: Tensor, width: int, shortest: float) -> Tensor:
+    """Sines and cosines of a flow time, periods from ``shortest`` to 4.
+
+    Shape (...) to (..., width).
+    """
     fraction = torch.linspace(0, 1, width // 2, device=tau.device, dtype=tau.dtype)
-    angle = tau[..., None] * (2 * math.pi / (0.004 * 1000.0**fraction))
+    angle = tau[..., None] * (2 * math.pi / (shortest * (4.0 / shortest) ** fraction))
     return torch.cat([angle.sin(), angle.cos()], dim=-1)

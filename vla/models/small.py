@@ -43,6 +43,8 @@ class SmallVLAConfig:
         words: Vocabulary size, with 0 for padding.
         max_words: W, the longest instruction.
         readouts: R, the things an instruction refers to.
+        mean_flow: Whether the expert is conditioned on the length of its jump as well, and so
+            knows average velocities.
     """
 
     cameras: tuple[str, ...]
@@ -58,6 +60,7 @@ class SmallVLAConfig:
     words: int = 32
     max_words: int = 10
     readouts: int = 1
+    mean_flow: bool = False
 
     @property
     def grid(self) -> int:
@@ -80,7 +83,7 @@ class Readout:
 
 
 class SmallVLA(nn.Module):
-    """See the module's docstring. Implements ``FlowPolicy``."""
+    """See the module's docstring. A ``FlowPolicy``; a ``MeanFlowPolicy`` where configured."""
 
     def __init__(self, config: SmallVLAConfig) -> None:
         super().__init__()
@@ -106,6 +109,10 @@ class SmallVLA(nn.Module):
         self.action_in = nn.Sequential(
             nn.Linear(c.action_dim + width, width), nn.SiLU(), nn.Linear(width, width)
         )
+        if c.mean_flow:
+            # Zero: at first every average velocity is the velocity.
+            self.jump = nn.Linear(width, width, bias=False)
+            nn.init.zeros_(self.jump.weight)
         self.action_position = nn.Parameter(torch.randn(c.horizon, width) * 0.02)
         self.expert = nn.ModuleList(Block(width, c.heads) for _ in range(c.depth))
         self.norm_out = nn.LayerNorm(width)
@@ -150,10 +157,29 @@ class SmallVLA(nn.Module):
     def velocity(self, x: Tensor, tau: Tensor, context: Context) -> Tensor:
         return velocity_from_clean(x, self.clean(x, tau, context), tau)
 
-    def clean(self, x: Tensor, tau: Tensor, context: Context) -> Tensor:
-        """The clean chunk that the expert expects behind x. Shapes as in ``velocity``."""
-        time = time_embedding(tau, self.config.width)
+    def average_velocity(self, x: Tensor, start: Tensor, end: Tensor, context: Context) -> Tensor:
+        return velocity_from_clean(x, self.clean(x, start, context, start - end), start)
+
+    def clean(self, x: Tensor, tau: Tensor, context: Context, jump: Tensor | None = None) -> Tensor:
+        """The clean chunk that the expert expects behind x. Shapes as in ``velocity``.
+
+        With a jump, the point where a straight line through the jump's end would meet t = 0.
+
+        Args:
+            x: Shape (B, H, A).
+            tau: Shape (B, H).
+            context: From ``encode``.
+            jump: Length of each index's jump in flow time; 0 for all when None. Shape (B, H).
+        """
+        width = self.config.width
+        # Features of a field that is differentiated by time must not swing within a step.
+        shortest = 0.5 if self.config.mean_flow else 0.004
+        time = time_embedding(tau, width, shortest)
         h = self.action_in(torch.cat([x, time], dim=-1)) + self.action_position
+        if jump is not None:
+            # Minus its value at 0, so that no jump at all is the velocity, whatever is learnt.
+            still = time_embedding(torch.zeros_like(jump), width, shortest)
+            h = h + self.jump(time_embedding(jump, width, shortest) - still)
         # The summary is a token of its own, and is added to each action token as well.
         h = torch.cat([context.summary[:, None], h + context.summary[:, None]], dim=1)
         blocks = cast(list[Block], self.expert)

@@ -17,7 +17,8 @@ from torch import nn
 from vla.checkpoint import PolicyMeta, save_checkpoint
 from vla.models.small import SmallVLA
 from vla.train.data import Demonstrations
-from vla.train.losses import PlaceHead, losses
+from vla.train.losses import Draws, PlaceHead, losses
+from vla.train.times import CONSTANT, Mixture
 from vla.transforms import Normaliser, Tokeniser
 
 
@@ -29,6 +30,7 @@ class TrainConfig:
         steps: Optimiser steps in all.
         batch: Frames per step.
         draws: Noise draws that share a frame's encoding.
+        mixture: How flow times are drawn; the constant schedule's alone by default.
         rate: Peak learning rate.
         perception: Factor on the rate of patches and readout.
         warmup: Steps of linear warm-up; a cosine to zero follows.
@@ -41,7 +43,8 @@ class TrainConfig:
 
     steps: int = 5000
     batch: int = 48
-    draws: int = 2
+    draws: Draws = Draws()
+    mixture: Mixture = CONSTANT
     rate: float = 1e-3
     perception: float = 2.0
     warmup: int = 100
@@ -105,7 +108,7 @@ class Trainer:
         rate = config.rate * learning_rate(self.step, config)
         for group in self.optimiser.param_groups:
             group["lr"] = rate * group["factor"]
-        parts = losses(self.model, self.head, batch, config.draws, generator)
+        parts = losses(self.model, self.head, batch, config.draws, config.mixture, generator)
         self.optimiser.zero_grad(set_to_none=True)
         parts.total.backward()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)
@@ -120,6 +123,7 @@ class Trainer:
         return {
             "loss": parts.total.item(),
             "flow": parts.flow,
+            "jump": parts.jump,
             "cell": parts.cell,
             "pixel": parts.pixel,
             "place_mm": 1e3 * parts.place,
@@ -147,21 +151,28 @@ class Trainer:
         if not path.is_file():
             return False
         tensors = load_file(path)
-
-        def part(name: str) -> dict[str, torch.Tensor]:
-            return {n[len(name) + 1 :]: t for n, t in tensors.items() if n.startswith(f"{name}.")}
-
-        self.model.load_state_dict(part("model"))
-        self.head.load_state_dict(part("head"))
-        self.average.load_state_dict(part("average"))
+        self.model.load_state_dict(_part(tensors, "model"))
+        self.head.load_state_dict(_part(tensors, "head"))
+        self.average.load_state_dict(_part(tensors, "average"))
         states: dict[int, dict[str, torch.Tensor]] = {}
-        for name, tensor in part("optimiser").items():
+        for name, tensor in _part(tensors, "optimiser").items():
             index, key = name.split(".", 1)
             states.setdefault(int(index), {})[key] = tensor
         whole = self.optimiser.state_dict()
         self.optimiser.load_state_dict({"state": states, "param_groups": whole["param_groups"]})
         self.step = int(tensors["step"])
         return True
+
+    def start_from(self, folder: Path) -> None:
+        """Takes the averaged weights of another run; what they lack stays as it was made."""
+        tensors = load_file(folder / "state.safetensors")
+        for model in (self.model, self.average):
+            model.load_state_dict(model.state_dict() | _part(tensors, "average"))
+        self.head.load_state_dict(_part(tensors, "head"))
+
+
+def _part(tensors: dict[str, torch.Tensor], name: str) -> dict[str, torch.Tensor]:
+    return {n[len(name) + 1 :]: t for n, t in tensors.items() if n.startswith(f"{name}.")}
 
 
 def learning_rate(step: int, config: TrainConfig) -> float:

@@ -8,9 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vla.flow import flow_matching_loss, interpolate, sample_time
+from vla.flow import flow_matching_loss, interpolate
 from vla.models.small import Readout, SmallVLA
+from vla.policy import Context
 from vla.train.data import Batch
+from vla.train.mean_flow import mean_flow_loss
+from vla.train.times import Mixture, draw_jumps, draw_points
 
 
 class PlaceHead(nn.Module):
@@ -33,6 +36,7 @@ class Losses:
     Attributes:
         total: Weighted sum, scalar.
         flow: Flow-matching loss, scalar.
+        jump: MeanFlow loss, scalar; 0 without a MeanFlow head.
         cell: Share of visible targets whose patch is found.
         pixel: Mean distance of the readout from the target [share of the picture].
         place: Mean error of the regressed position [m].
@@ -40,23 +44,39 @@ class Losses:
 
     total: Tensor
     flow: float
+    jump: float
     cell: float
     pixel: float
     place: float
 
 
+@dataclass(frozen=True)
+class Draws:
+    """How many noise draws share a frame's encoding.
+
+    Attributes:
+        flow: For flow matching.
+        jump: For average velocities; 0 where the model has no MeanFlow head.
+    """
+
+    flow: int = 2
+    jump: int = 0
+
+
 def losses(
-    model: SmallVLA, head: PlaceHead, batch: Batch, draws: int, generator: torch.Generator
+    model: SmallVLA,
+    head: PlaceHead,
+    batch: Batch,
+    draws: Draws,
+    mixture: Mixture,
+    generator: torch.Generator,
 ) -> Losses:
     """One forward pass: the image is encoded once and shared by several noise draws."""
     context, readout = model.encode_with_readout(batch.inputs)
-    action = batch.chunk.repeat_interleave(draws, dim=0)
-    noise = torch.randn(action.shape, generator=generator).to(action)
-    tau = sample_time(len(action), model.horizon, generator).to(action)
-    x = interpolate(action, noise, tau)
-    predicted = model.velocity(x, tau, context.repeat(draws))
-    mask = torch.ones_like(tau, dtype=torch.bool)
-    flow = flow_matching_loss(predicted, action, noise, tau, mask)
+    flow = _flow(model, context, batch.chunk, draws.flow, mixture, generator)
+    jump = torch.zeros_like(flow)
+    if draws.jump:
+        jump = _jump(model, context, batch.chunk, draws.jump, mixture, generator)
 
     heat, cell = _heatmap(readout, batch, model.config.grid)
     inside = batch.inside
@@ -68,10 +88,47 @@ def losses(
     error = F.smooth_l1_loss(place, batch.place, reduction="none", beta=0.1) * visible
     regression = error.sum() / (6 * visible.sum()).clamp(min=1)
     presence = F.binary_cross_entropy_with_logits(seen, batch.visible.float())
-    total = flow + 0.1 * heat + 2.0 * pixel + 0.5 * regression + 0.05 * presence
+    total = flow + 0.2 * jump + 0.1 * heat + 2.0 * pixel + 0.5 * regression + 0.05 * presence
     away = ((place - batch.place)[..., :3].norm(dim=-1) * batch.visible).sum()
     metres = 0.1 * away / batch.visible.sum().clamp(min=1)
-    return Losses(total, flow.item(), cell, pixel.item(), metres.item())
+    figures = (flow.item(), jump.item(), cell, pixel.item(), metres.item())
+    return Losses(total, *figures)
+
+
+def _flow(
+    model: SmallVLA,
+    context: Context,
+    chunk: Tensor,
+    draws: int,
+    mixture: Mixture,
+    generator: torch.Generator,
+) -> Tensor:
+    action, noise = _repeat(chunk, draws, generator)
+    times = draw_points(len(action), model.horizon, mixture, generator).to(action)
+    x = interpolate(action, noise, times.start)
+    clean = model.clean(x, times.start, context.repeat(draws))
+    return flow_matching_loss(clean, action, times.start, times.free)
+
+
+def _jump(
+    model: SmallVLA,
+    context: Context,
+    chunk: Tensor,
+    draws: int,
+    mixture: Mixture,
+    generator: torch.Generator,
+) -> Tensor:
+    action, noise = _repeat(chunk, draws, generator)
+    times = draw_jumps(len(action), model.horizon, mixture, generator).to(action)
+    shared = context.repeat(draws)
+    return mean_flow_loss(
+        lambda x, start, end: model.average_velocity(x, start, end, shared), action, noise, times
+    )
+
+
+def _repeat(chunk: Tensor, draws: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    action = chunk.repeat_interleave(draws, dim=0)
+    return action, torch.randn(action.shape, generator=generator).to(action)
 
 
 def _heatmap(readout: Readout, batch: Batch, grid: int) -> tuple[Tensor, float]:
