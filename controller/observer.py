@@ -34,7 +34,8 @@ class Observer:
         self.set_prompt(prompt)
         self._ring.clear()
         self._last_step: int | None = None
-        self._waiting: dict[int, int] = {}
+        self._unanswered: dict[int, int] = {}  # id to capture time [ns]
+        self._on_its_way: set[int] = set()  # ids whose chunk is not complete
 
     def set_prompt(self, prompt: str) -> None:
         """Changes the instruction from the next observation on.
@@ -81,18 +82,21 @@ class Observer:
     def sent(self, observation: Observation) -> None:
         """Notes that the link has taken an observation: its prompt need not be said again."""
         self._new_prompt = None
-        self._waiting[observation.id] = observation.capture_ns
+        self._unanswered[observation.id] = observation.capture_ns
+        self._on_its_way.add(observation.id)
 
     def answered(self, piece: ActionSlice, now_ns: int) -> None:
-        """Measures the round trip of an observation's first slice.
+        """Notes a slice and measures the round trip of an observation's first one.
 
         Older observations are no longer waited for.
         """
-        capture_ns = self._waiting.get(piece.observation_id)
-        if capture_ns is None:
-            return
-        self.estimator.observe(now_ns - capture_ns)
-        self._waiting = {i: t for i, t in self._waiting.items() if i > piece.observation_id}
+        answered = piece.observation_id
+        complete_until = answered if piece.final else answered - 1
+        self._on_its_way = {i for i in self._on_its_way if i > complete_until}
+        capture_ns = self._unanswered.get(answered)
+        if capture_ns is not None:
+            self.estimator.observe(now_ns - capture_ns)
+            self._unanswered = {i: t for i, t in self._unanswered.items() if i > answered}
 
     def delay(self) -> int:
         """Returns d: the fixed delay, or the measured one [steps]."""
@@ -108,4 +112,4 @@ class Observer:
         if self._last_step is None or step - self._last_step >= self._config.execute_steps:
             return True
         dry = timeline.ahead(step) == 0
-        return self._config.observe_when_empty and dry and not self._waiting
+        return self._config.observe_when_empty and dry and not self._on_its_way

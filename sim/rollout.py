@@ -18,7 +18,7 @@ from controller.loop import ControlLoop
 from controller.loop_types import Counters, LoopConfig
 from controller.types import Float, Observation
 from sim.collect import Infer
-from sim.delay import DelayedLink, Fixed, Latency
+from sim.delay import DelayedLink, Fixed, Latency, Stream
 from sim.env import SimRobot
 
 CONTROL_PERIOD_NS = 10_000_000
@@ -50,9 +50,9 @@ class Episode:
     errors: tuple[OnsetError, ...] = ()
 
 
-def loop_config(execute_steps: int, delay_steps: int | None = None) -> LoopConfig:
+def loop_config(execute_steps: int) -> LoopConfig:
     """The control loop's settings for simulation: 100 Hz set-points."""
-    return LoopConfig(CONTROL_PERIOD_NS, execute_steps, delay_steps=delay_steps)
+    return LoopConfig(CONTROL_PERIOD_NS, execute_steps)
 
 
 def drive(
@@ -105,7 +105,7 @@ def drive(
 
 def run_episode(
     robot: SimRobot,
-    infer: Infer,
+    stream: Stream,
     seed: int,
     *,
     latency: Latency = NO_DELAY,
@@ -116,16 +116,14 @@ def run_episode(
 
     Args:
         robot: The simulated arm with its task.
-        infer: The policy, in process.
-        seed: Seeds the scene and the latency.
-        latency: Time from capture to the arrival of the chunk.
+        stream: The policy, in process.
+        seed: Seeds the scene.
+        latency: When the pieces of a chunk arrive.
         execute_steps: K, steps between observations.
         on_step: Called at the end of every policy step.
     """
     prompt = robot.reset(seed)
-    # Naive execution conditions on nothing, so no delay is announced and nothing is committed.
-    link = DelayedLink(infer, latency, seed)
-    loop = ControlLoop(robot, link, loop_config(execute_steps, delay_steps=0), prompt)
+    loop = ControlLoop(robot, DelayedLink(stream, latency), loop_config(execute_steps), prompt)
     episode = drive(robot, loop, ManualClock(), seed, prompt, on_step=on_step)
     if episode.errors:
         raise episode.errors[0]

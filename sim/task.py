@@ -47,6 +47,8 @@ class Task(ABC):
         cameras: The cameras a policy for it sees.
         lags: The frames of the fixed camera, as steps before now.
         targets_count: R, the number of things an instruction refers to.
+        muted: Whether the first event that calls for a reaction is left out: from the next reset
+            on it does not happen, and everything else, all random draws too, stays the same.
     """
 
     name: str
@@ -56,6 +58,7 @@ class Task(ABC):
     lags: tuple[int, ...] = (0,)
     targets_count: int = 1
     prompt: str = ""
+    muted: bool = False
 
     @abstractmethod
     def scene(self) -> str:
@@ -118,8 +121,22 @@ class Task(ABC):
         """Joint angles at the start of an episode [rad]. Shape (6,)."""
 
     def event_ns(self) -> int | None:
-        """When the last event that calls for a reaction happened [ns of episode time], or None."""
+        """When the last event that calls for a reaction happened [ns of episode time], or None.
+
+        0 is the beginning itself, where a task has something to react to from the start.
+        """
         return None
+
+
+def interval(field: str, lower: float, upper: float) -> tuple[float, float]:
+    """Checks the ends of a range that a task draws from.
+
+    Raises:
+        OnsetError: BAD_VALUE when they are not finite or in the wrong order.
+    """
+    if not (np.isfinite([lower, upper]).all() and lower <= upper):
+        raise OnsetError(ErrorCode.BAD_VALUE, field, (lower, upper), "finite, min <= max")
+    return lower, upper
 
 
 def choose_prompt(prompts: tuple[str, ...], rng: np.random.Generator, prompt: str | None) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 from controller.errors import ErrorCode, OnsetError
 from sim.task import Task
 from sim.tasks.conveyor import Conveyor
@@ -20,11 +22,21 @@ def make_task(name: str, **options: float) -> Task:
         options: The task's hardness parameters.
 
     Raises:
-        OnsetError: Unknown name or option.
+        OnsetError: Unknown name or option, or a value that is not allowed.
+    """
+    known = hardness(name)
+    if unknown := sorted(set(options) - set(known)):
+        raise OnsetError(ErrorCode.BAD_VALUE, f"task[{name}] options", unknown, list(known))
+    return TASKS[name](**options)
+
+
+def hardness(name: str) -> dict[str, float]:
+    """A task's hardness parameters and their defaults.
+
+    Raises:
+        OnsetError: Unknown name.
     """
     if name not in TASKS:
         raise OnsetError(ErrorCode.BAD_VALUE, "task", name, sorted(TASKS))
-    try:
-        return TASKS[name](**options)
-    except TypeError as error:
-        raise OnsetError(ErrorCode.BAD_VALUE, f"task[{name}] options", options, error) from error
+    parameters = inspect.signature(TASKS[name]).parameters.values()
+    return {parameter.name: parameter.default for parameter in parameters}

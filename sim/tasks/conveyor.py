@@ -7,7 +7,7 @@ import numpy as np
 
 from sim.experts.grasp import HALF, Grasp, Item, grasp_plan
 from sim.robots.so101 import Array
-from sim.task import Targets, Task, choose_prompt
+from sim.task import Targets, Task, choose_prompt, interval
 from sim.tasks.cubes import Cubes, cube_mjcf
 
 _COLOURS = ("red", "green", "blue", "yellow")
@@ -53,7 +53,10 @@ class Conveyor(Task):
         gap: Least distance between neighbours on the belt [m].
         yaw: Greatest angle between a cube's sides and the belt [rad].
         """
-        self.speed, self.change_probability = (speed_min, speed_max), change_probability
+        self.speed, self.change_probability = (
+            interval("speed", speed_min, speed_max),
+            change_probability,
+        )
         self.gap, self.yaw = gap, yaw
 
     def scene(self) -> str:
@@ -126,8 +129,10 @@ class Conveyor(Task):
     def advance(self, model: mujoco.MjModel, data: mujoco.MjData, dt: float) -> None:
         self._time += dt
         if self._change is not None and self._time >= self._change[0]:
-            self._set_speed(self._change[1])
-            self._event, self._change = round(self._time * 1e9), None
+            if not self.muted:
+                self._set_speed(self._change[1])
+                self._event = round(self._time * 1e9)
+            self._change = None
         for colour in self._up:
             height = self._cubes.position(colour)[2] - _BELT_TOP - HALF
             raised = height >= _LIFT and self._cubes.touched(colour)

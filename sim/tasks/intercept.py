@@ -10,7 +10,7 @@ import numpy as np
 from sim.experts.motion import plan_start, roll_out
 from sim.experts.reach import Reach
 from sim.robots.so101 import Array
-from sim.task import COLOURS, HIDDEN_Z, Targets, Task, draw_pair
+from sim.task import COLOURS, HIDDEN_Z, Targets, Task, draw_pair, interval
 
 _COLOURS = ("red", "green", "blue", "yellow")
 RADIUS = 0.02  # [m]
@@ -65,8 +65,9 @@ class Intercept(Task):
         kick_from: Nearest place of a deflection [m from the base].
         kick_to: Farthest place [m].
         """
-        self.speed = (speed_min, speed_max)
-        self.kick_probability, self.kick_range = kick_probability, (kick_from, kick_to)
+        self.speed = interval("speed", speed_min, speed_max)
+        self.kick_probability = kick_probability
+        self.kick_range = interval("kick", kick_from, kick_to)
 
     def scene(self) -> str:
         balls = "\n".join(
@@ -121,9 +122,11 @@ class Intercept(Task):
         for ball in self._balls:
             ball.position = ball.position + ball.velocity * dt
             if ball.kick_x and ball.position[0] <= ball.kick_x and not ball.blocked:
-                ball.velocity = ball.velocity + ball.kick
                 ball.kick_x = 0.0
-                if ball is self._balls[0]:
+                named = ball is self._balls[0]
+                if not (named and self.muted):
+                    ball.velocity = ball.velocity + ball.kick
+                if named and not self.muted:
                     self._event = round(self._time * 1e9)
             if ball.blocked or ball.lost:
                 continue

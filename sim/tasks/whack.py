@@ -9,7 +9,7 @@ import numpy as np
 
 from sim.experts.reach import Reach, reach_plan
 from sim.robots.so101 import Array
-from sim.task import COLOURS, HIDDEN_Z, Targets, Task, draw_pair
+from sim.task import COLOURS, HIDDEN_Z, Targets, Task, draw_pair, interval
 
 _COLOURS = ("red", "green", "blue", "yellow")
 _HEAD_Z = 0.045  # centre of a mole's head when it is up [m]
@@ -25,12 +25,17 @@ class _Mole:
 
     colour: str
     up: bool = False
+    muted: bool = False  # up for the draws only: not seen, not hit
     timer: float = 0.0  # until it changes between up and hidden [s]
     position: Array = field(default_factory=lambda: np.zeros(2))
     velocity: Array = field(default_factory=lambda: np.zeros(2))
     turn: float = 0.0  # until it changes its heading [s]
     appearances: int = 0
     hits: int = 0
+
+    @property
+    def shown(self) -> bool:
+        return self.up and not self.muted
 
 
 class Whack(Task):
@@ -66,8 +71,8 @@ class Whack(Task):
         straight: Mean time a mole keeps its heading [s].
         appearances: How often the named mole comes up.
         """
-        self.up_min, self.up_max, self.appearances = up_min, up_max, appearances
-        self.speed, self.straight = (speed_min, speed_max), straight
+        self.up_range, self.appearances = interval("up", up_min, up_max), appearances
+        self.speed, self.straight = interval("speed", speed_min, speed_max), straight
 
     def scene(self) -> str:
         return "\n".join(
@@ -102,9 +107,11 @@ class Whack(Task):
                 break
         mole.position = place
         self._turn(mole)
-        mole.up, mole.timer = True, self._rng.uniform(self.up_min, self.up_max)
+        mole.up, mole.timer = True, self._rng.uniform(*self.up_range)
         mole.appearances += 1
-        if mole is self._moles[0]:
+        named = mole is self._moles[0]
+        mole.muted = self.muted and named and mole.appearances == 1
+        if named and mole.shown:
             self._event = round(self._time * 1e9)
 
     def _turn(self, mole: _Mole) -> None:
@@ -130,7 +137,8 @@ class Whack(Task):
             outside = (mole.position < _AREA[0]) | (mole.position > _AREA[1])
             mole.velocity = np.where(outside, -mole.velocity, mole.velocity)
             mole.position = np.clip(mole.position, *_AREA)
-            hit = np.linalg.norm(tip - np.append(mole.position, _HEAD_Z)) < _HIT
+            near = np.linalg.norm(tip - np.append(mole.position, _HEAD_Z)) < _HIT
+            hit = near and mole.shown
             mole.hits += int(hit)
             if hit or mole.timer <= 0:
                 mole.up, mole.timer = False, self._rng.uniform(0.25, 0.5)
@@ -140,7 +148,7 @@ class Whack(Task):
         for body in self._bodies.values():
             data.mocap_pos[body] = [0, 0, HIDDEN_Z]
         for mole in self._moles:
-            if mole.up:
+            if mole.shown:
                 data.mocap_pos[self._bodies[mole.colour]] = [*mole.position, _HEAD_Z]
 
     def success(self) -> bool:
@@ -166,11 +174,11 @@ class Whack(Task):
         return Targets(
             np.array([[*mole.position, _HEAD_Z]]),
             np.array([[*mole.velocity, 0.0]]),
-            np.array([mole.up]),
+            np.array([mole.shown]),
         )
 
     def plan(self, position: Array, velocity: Array, steps: int, dt: float) -> Array:
-        target = self.targets() if self._moles[0].up else None
+        target = self.targets() if self._moles[0].shown else None
         return reach_plan(_MOTION, target, _HOME, position, velocity, steps, dt)
 
     def event_ns(self) -> int | None:

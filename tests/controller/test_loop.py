@@ -142,6 +142,18 @@ def test_an_empty_timeline_is_answered_at_once_only_when_nothing_is_on_its_way()
     assert [o.step for o in patient.link.sent] == [0]
 
 
+def test_no_observation_is_asked_for_while_the_rest_of_a_chunk_is_on_its_way():
+    rig = Rig(replace(FAST, execute_steps=20))
+    first, rest = (
+        ActionSlice(0, 0, np.array(steps), np.zeros((len(steps), 2), np.float32), final)
+        for steps, final in (([0], False), ([1, 2], True))
+    )
+    rig.link.poll = lambda now_ns: {5: [first], 85: [rest]}.get(now_ns // MS, [])
+    results = rig.run(5)
+    assert [r.code for r in results][1] is TickCode.STARVED
+    assert [o.step for o in rig.link.sent] == [0, 3]
+
+
 def test_set_points_go_in_a_straight_line_within_a_step():
     rig = Rig(CONFIG)
     rig.link.chunk = lambda o: replace(answer(o, 2), actions=np.ones((8, 2), np.float32))

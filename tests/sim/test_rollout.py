@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import pytest
 
-from controller.types import Observation
 from sim.collect import Noise, collect_episode
-from sim.delay import DelayedLink, Fixed
+from sim.delay import Fixed, whole
 from sim.env import SimRobot
 from sim.metrics import wilson
 from sim.rollout import expert, run_episode
@@ -23,29 +20,16 @@ def robot() -> SimRobot:
     return SimRobot(make_task("intercept"))
 
 
-def observation(step: int) -> Observation:
-    return Observation(
-        id=step,
-        step=step,
-        capture_ns=step * PERIOD,
-        state=np.zeros(12, np.float32),
-        frames={},
-        committed=np.empty((0, 6), np.float32),
-        delay=0,
-        deadline_ns=0,
-    )
-
-
 def test_same_seed_same_episode(robot: SimRobot) -> None:
-    first = run_episode(robot, expert(robot, 32), 5, latency=Fixed(2 * PERIOD))
+    first = run_episode(robot, whole(expert(robot, 32)), 5, latency=Fixed(2 * PERIOD))
     path = robot.data.qpos.copy()
-    second = run_episode(robot, expert(robot, 32), 5, latency=Fixed(2 * PERIOD))
+    second = run_episode(robot, whole(expert(robot, 32)), 5, latency=Fixed(2 * PERIOD))
     assert first == second
     np.testing.assert_array_equal(path, robot.data.qpos)
 
 
 def test_each_step_is_executed_once_and_none_is_starved_without_delay(robot: SimRobot) -> None:
-    episode = run_episode(robot, expert(robot, 32), 1)
+    episode = run_episode(robot, whole(expert(robot, 32)), 1)
     counters = episode.counters
     assert counters.starved == counters.skipped == counters.late == 0
     assert counters.steps == episode.steps
@@ -53,26 +37,21 @@ def test_each_step_is_executed_once_and_none_is_starved_without_delay(robot: Sim
 
 
 def test_a_delay_starves_its_first_steps_and_makes_its_actions_late(robot: SimRobot) -> None:
-    episode = run_episode(robot, expert(robot, 32), 1, latency=Fixed(5 * PERIOD))
+    episode = run_episode(robot, whole(expert(robot, 32)), 1, latency=Fixed(5 * PERIOD))
     assert episode.counters.starved == 5
+    assert episode.counters.amended == 0  # whole steps: each answer is there at a boundary
     # Every chunk that arrived has 5 actions whose step was past.
     assert episode.counters.late == 5 * episode.counters.slices
 
 
-def test_link_hands_over_in_order_of_arrival() -> None:
-    class Falling:
-        def __init__(self) -> None:
-            self.left = [30, 10]
-
-        def draw_ns(self, rng: np.random.Generator) -> int:
-            return self.left.pop(0)
-
-    link = DelayedLink(lambda o: np.zeros((4, 6), np.float32), Falling(), seed=0)
-    link.submit(dataclasses.replace(observation(0), capture_ns=0))
-    link.submit(dataclasses.replace(observation(1), capture_ns=5))
-    assert [p.observation_id for p in link.poll(14)] == []
-    assert [p.observation_id for p in link.poll(30)] == [1, 0]
-    assert link.poll(40) == []
+def test_an_answer_within_a_step_starves_the_first_one_alone_and_is_never_late(
+    robot: SimRobot,
+) -> None:
+    stream = whole(expert(robot, 32))
+    episode = run_episode(robot, stream, 1, latency=Fixed(28_000_000), execute_steps=1)
+    counters = episode.counters
+    assert (counters.starved, counters.late) == (1, 0)
+    assert counters.amended == counters.slices
 
 
 def test_collected_frames_show_the_instant_of_their_labels(robot: SimRobot) -> None:
