@@ -11,7 +11,7 @@ from vla.engine import Engine
 from vla.flow import interpolate
 from vla.policy import Context
 from vla.schedule import horizon_aware
-from vla.train.mean_flow import mean_flow_loss, target
+from vla.train.mean_flow import distilled_target, jump_loss, mean_flow_target
 from vla.train.times import Mixture, Times, draw_jumps, draw_points, hit_times
 
 
@@ -49,7 +49,7 @@ def test_the_derivative_along_the_flow_agrees_with_finite_differences(mean_flow,
         def field(x, start, end):
             return model.average_velocity(x, start, end, context)
 
-        aim = target(field, action, noise, times)
+        aim = mean_flow_target(field, action, noise, times)
         h = 1e-6
         rate = times.rate * times.free
 
@@ -65,20 +65,21 @@ def test_the_derivative_along_the_flow_agrees_with_finite_differences(mean_flow,
         model.float()
 
 
-def test_the_gradient_does_not_run_through_the_target(mean_flow):
+@pytest.mark.parametrize("target", [mean_flow_target, distilled_target])
+def test_the_gradient_runs_through_the_answer_and_not_through_the_target(mean_flow, target):
     model = mean_flow.model
     with torch.no_grad():
         context = model.encode(Engine(mean_flow).inputs(observation(1), PROMPTS[0]))
     generator = torch.Generator().manual_seed(0)
     action, noise = torch.randn(2, 1, 8, 2, generator=generator).unbind(0)
     times = jump(0.9, 0.2, 1, 8)
-    assert not target(
-        lambda x, s, e: model.average_velocity(x, s, e, context), action, noise, times
-    ).requires_grad
-    loss = mean_flow_loss(
-        lambda x, s, e: model.average_velocity(x, s, e, context), action, noise, times
-    )
-    loss.backward()
+
+    def field(x, start, end):
+        return model.average_velocity(x, start, end, context)
+
+    aim = target(field, action, noise, times)
+    assert not aim.requires_grad
+    jump_loss(field, aim, action, noise, times).backward()
     assert model.jump.weight.grad.abs().max() > 0
     model.zero_grad(set_to_none=True)
 
@@ -115,7 +116,7 @@ def test_the_target_is_in_the_mean_the_exact_average_velocity():
     action = 0.7 + 0.4 * torch.randn(count, 1, 1, generator=generator)
     noise = torch.randn(count, 1, 1, generator=generator)
     times = jump(start, end, count, 1)
-    aim = target(gaussian.average, action, noise, times)
+    aim = mean_flow_target(gaussian.average, action, noise, times)
     x = interpolate(action, noise, times.start)
     # Given x the target is right in the mean: compare in narrow bins of x.
     for low in (-0.6, 0.0, 0.5, 0.9):
@@ -142,12 +143,46 @@ def test_each_index_has_the_average_velocity_of_its_own_rate():
         running = gaussian.average(x[:, :2], s[:, :2], e[:, :2])
         return torch.cat([running, torch.zeros_like(x[:, 2:])], dim=1)
 
-    aim, x = target(field, action, noise, times), interpolate(action, noise, times.start)
+    aim, x = mean_flow_target(field, action, noise, times), interpolate(action, noise, times.start)
     assert torch.isfinite(aim).all()
     for index in (0, 1):
         inside = (x[:, index, 0] > 0.2) & (x[:, index, 0] < 0.3)
         exact = field(x[inside], times.start[inside], times.end[inside])[:, index].mean()
         assert aim[inside, index].mean() == pytest.approx(exact.item(), abs=0.03)
+
+
+@pytest.mark.parametrize(("start", "end"), [(1.0, 0.0), (0.7, 0.2)])
+def test_a_walk_of_many_steps_has_the_exact_average_velocity(start, end):
+    gaussian, generator = Gaussian(0.7, 0.4), torch.Generator().manual_seed(0)
+    action = 0.7 + 0.4 * torch.randn(64, 2, 1, generator=generator)
+    noise = torch.randn(64, 2, 1, generator=generator)
+    times = jump(start, end, 64, 2)
+    x = interpolate(action, noise, times.start)
+    walked = distilled_target(
+        lambda x, s, e: gaussian.velocity(x, s), action, noise, times, steps=2000
+    )
+    torch.testing.assert_close(
+        walked, gaussian.average(x, times.start, times.end), atol=2e-3, rtol=0
+    )
+
+
+def test_a_walk_along_the_table_stops_each_index_where_it_ends():
+    # rho from 1 to .8: index 0 (rate 10) is there after half of the way, index 1 goes all of it.
+    times = Times(
+        torch.ones(1, 2), torch.tensor([[0.0, 0.8]]), torch.tensor([[10.0, 1.0]]),
+        torch.ones(1, 2, dtype=torch.bool),
+    )  # fmt: skip
+    asked: list[torch.Tensor] = []
+
+    def teacher(x, start, end):
+        assert torch.equal(start, end)
+        asked.append(start[0])
+        return torch.ones_like(x)
+
+    walked = distilled_target(teacher, torch.zeros(1, 2, 1), torch.zeros(1, 2, 1), times, steps=4)
+    torch.testing.assert_close(walked, torch.ones(1, 2, 1))
+    expected = torch.tensor([[1.0, 1.0], [0.5, 0.95], [0.0, 0.9], [0.0, 0.85]])
+    torch.testing.assert_close(torch.stack(asked), expected, atol=1e-5, rtol=0)
 
 
 # What is learnt, on a mixture of Gaussians in the plane
@@ -203,9 +238,12 @@ def test_a_mixture_of_gaussians_in_one_step():
         pick = torch.randint(3, (batch, 1), generator=generator)
         action = CENTRES[pick] + SPREAD * torch.randn(batch, 1, 2, generator=generator)
         noise = torch.randn(batch, 1, 2, generator=generator)
-        loss = mean_flow_loss(net, action, noise, draw_jumps(batch, 1, plain, generator))
-        points = draw_points(batch, 1, plain, generator)
-        loss = loss + mean_flow_loss(net, action, noise, points)  # r = t: flow matching
+        loss = torch.zeros(())
+        # Half of the batch with r = t, which is flow matching.
+        for draw in (draw_jumps, draw_points):
+            times = draw(batch, 1, plain, generator)
+            aim = mean_flow_target(net, action, noise, times)
+            loss = loss + jump_loss(net, aim, action, noise, times)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

@@ -108,7 +108,15 @@ class Trainer:
         rate = config.rate * learning_rate(self.step, config)
         for group in self.optimiser.param_groups:
             group["lr"] = rate * group["factor"]
-        parts = losses(self.model, self.head, batch, config.draws, config.mixture, generator)
+        parts = losses(
+            self.model,
+            self.average,
+            self.head,
+            batch,
+            config.draws,
+            config.mixture,
+            generator,
+        )
         self.optimiser.zero_grad(set_to_none=True)
         parts.total.backward()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +13,7 @@ from vla.flow import flow_matching_loss, interpolate
 from vla.models.small import Readout, SmallVLA
 from vla.policy import Context
 from vla.train.data import Batch
-from vla.train.mean_flow import mean_flow_loss
+from vla.train.mean_flow import distilled_target, jump_loss, mean_flow_target
 from vla.train.times import Mixture, draw_jumps, draw_points
 
 
@@ -57,26 +58,39 @@ class Draws:
     Attributes:
         flow: For flow matching.
         jump: For average velocities; 0 where the model has no MeanFlow head.
+        head: What the MeanFlow head learns from: the identity, or a walk of the teacher's.
     """
 
     flow: int = 2
     jump: int = 0
+    head: Literal["meanflow", "distil"] = "meanflow"
 
 
 def losses(
     model: SmallVLA,
+    teacher: SmallVLA,
     head: PlaceHead,
     batch: Batch,
     draws: Draws,
     mixture: Mixture,
     generator: torch.Generator,
 ) -> Losses:
-    """One forward pass: the image is encoded once and shared by several noise draws."""
+    """One forward pass: the image is encoded once and shared by several noise draws.
+
+    Args:
+        model: What learns.
+        teacher: Its averaged weights, for the targets of average velocities.
+        head: Learns beside it.
+        batch: Frames with their chunks.
+        draws: How many noise draws share a frame.
+        mixture: How their times are drawn.
+        generator: Draws noise and times.
+    """
     context, readout = model.encode_with_readout(batch.inputs)
     flow = _flow(model, context, batch.chunk, draws.flow, mixture, generator)
     jump = torch.zeros_like(flow)
     if draws.jump:
-        jump = _jump(model, context, batch.chunk, draws.jump, mixture, generator)
+        jump = _jump(model, teacher, context, batch, draws, mixture, generator)
 
     heat, cell = _heatmap(readout, batch, model.config.grid)
     inside = batch.inside
@@ -112,17 +126,30 @@ def _flow(
 
 def _jump(
     model: SmallVLA,
+    teacher: SmallVLA,
     context: Context,
-    chunk: Tensor,
-    draws: int,
+    batch: Batch,
+    draws: Draws,
     mixture: Mixture,
     generator: torch.Generator,
 ) -> Tensor:
-    action, noise = _repeat(chunk, draws, generator)
+    action, noise = _repeat(batch.chunk, draws.jump, generator)
     times = draw_jumps(len(action), model.horizon, mixture, generator).to(action)
-    shared = context.repeat(draws)
-    return mean_flow_loss(
-        lambda x, start, end: model.average_velocity(x, start, end, shared), action, noise, times
+    with torch.no_grad():
+        taught = teacher.encode(batch.inputs).repeat(draws.jump)
+    aims = {"meanflow": mean_flow_target, "distil": distilled_target}[draws.head](
+        lambda x, start, end: teacher.average_velocity(x, start, end, taught),
+        action,
+        noise,
+        times,
+    )
+    shared = context.repeat(draws.jump)
+    return jump_loss(
+        lambda x, start, end: model.average_velocity(x, start, end, shared),
+        aims,
+        action,
+        noise,
+        times,
     )
 
 

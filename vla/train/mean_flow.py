@@ -6,6 +6,10 @@ index of a chunk may run at a rate of its own, ``l_i = dt_i / drho``, along a gl
 in the horizon-aware schedule:
 
     u_i = v_i - (t_i - r_i) / l_i  du_i/drho,    tangents of (x, t, r): (l v, l, 0)
+
+The other way to the same quantity is distillation: walk the flow from t to r in small steps, and
+divide by the way. Both take a teacher's word: the averaged weights of the network that learns,
+whose derivative is much less noisy than the network's own.
 """
 
 from __future__ import annotations
@@ -24,7 +28,7 @@ from vla.train.times import Times
 Field = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
-def target(field: Field, action: Tensor, noise: Tensor, times: Times) -> Tensor:
+def mean_flow_target(teacher: Field, action: Tensor, noise: Tensor, times: Times) -> Tensor:
     """The right side of the identity, without gradient. Shapes (B, H, A).
 
     Where an index does not run (rate 0) it is the velocity.
@@ -35,12 +39,38 @@ def target(field: Field, action: Tensor, noise: Tensor, times: Times) -> Tensor:
     tangents = (rate[..., None] * velocity, rate, torch.zeros_like(rate))
     # Fused attention has no forward-mode derivative.
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
-        _, along = jvp(field, (x, times.start, times.end), tangents)
+        _, along = jvp(teacher, (x, times.start, times.end), tangents)
     length = torch.where(rate > 0, (times.start - times.end) / rate.clamp(min=1e-6), 0.0)
     return velocity - length[..., None] * along
 
 
-def mean_flow_loss(field: Field, action: Tensor, noise: Tensor, times: Times) -> Tensor:
+def distilled_target(
+    teacher: Field, action: Tensor, noise: Tensor, times: Times, steps: int = 5
+) -> Tensor:
+    """The average velocity of the teacher's own walk over the jump. Shapes (B, H, A).
+
+    Where an index does not move it is 0.
+
+    Args:
+        teacher: Asked for velocities only (its jumps have length 0).
+        action: Shape (B, H, A).
+        noise: Shape (B, H, A).
+        times: The jumps.
+        steps: Euler steps of the walk.
+    """
+    rate, way = times.rate * times.free, times.start - times.end
+    running = torch.where(rate > 0, way / rate.clamp(min=1e-6), 0.0).amax(1, keepdim=True)
+    x = begin = interpolate(action, noise, times.start)
+    at = times.start
+    with torch.no_grad():
+        for step in range(1, steps + 1):
+            to = torch.maximum(times.end, times.start - rate * running * step / steps)
+            x = x + teacher(x, at, at) * (to - at)[..., None]
+            at = to
+    return torch.where(way > 0, 1 / way.clamp(min=1e-6), 0.0)[..., None] * (begin - x)
+
+
+def jump_loss(field: Field, aim: Tensor, action: Tensor, noise: Tensor, times: Times) -> Tensor:
     """The squared error of u, weighted by t as in ``flow_matching_loss``, adaptively per sample.
 
     Each sample's error e is divided by ``sqrt(e + 1e-3)``, held constant: samples whose target is
@@ -48,14 +78,14 @@ def mean_flow_loss(field: Field, action: Tensor, noise: Tensor, times: Times) ->
 
     Args:
         field: The average velocity that learns.
+        aim: What it is to be. Shape (B, H, A).
         action: Shape (B, H, A).
         noise: Shape (B, H, A).
-        times: The jumps.
+        times: The jumps. Indices that have ended count as right.
 
     Returns:
         Scalar.
     """
-    aim = target(field, action, noise, times)
     predicted = field(interpolate(action, noise, times.start), times.start, times.end)
     error = (predicted - aim).pow(2).mean(-1) * times.start * times.free
     per_sample = error.sum(-1) / times.free.sum(-1)
