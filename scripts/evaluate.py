@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import multiprocessing
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -17,24 +16,25 @@ from typing import Literal
 import numpy as np
 import torch
 import tyro
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 
 from controller.errors import OnsetError
 from controller.types import Observation
+from scripts.evaluate_cases import Case, Variant, conditions, hardness_options, make_cases
+from scripts.evaluate_report import Outcome, Report
 from scripts.results import code_commit, write_results
-from sim.collect import HORIZON, Infer
-from sim.delay import Fixed
+from sim.collect import HORIZON
+from sim.delay import Stream, whole
 from sim.env import SimRobot
-from sim.metrics import wilson
-from sim.rollout import Episode, expert, run_episode
+from sim.reaction import reaction_ns
+from sim.rollout import expert, run_episode
 from sim.tasks import make_task
-from vla.checkpoint import load_checkpoint, random_checkpoint
+from vla.checkpoint import Checkpoint, load_checkpoint, random_checkpoint
 from vla.engine import Engine
 
 CONSOLE = Console()
+ROOT = Path(__file__).resolve().parents[1]
 WHO = ("policy", "expert", "still", "random", "untrained", "swap_instruction", "swap_frames")
 
 
@@ -46,27 +46,42 @@ class Args:
         task: whack, intercept, conveyor or pick_place.
         policy: Bundled name or path of a .safetensors file; the task's own by default.
         episodes: Held-out seeds 0 .. episodes-1.
-        delays: Delays to inject [steps], each with the same seeds.
         who: Rows of the table: policy, expert, still, random, untrained, swap_instruction (the
             policy is told to deal with the other thing) and swap_frames (it is shown another
             episode). All but the first two run a quarter of the episodes.
-        execute_steps: K, steps between observations.
-        schedule: constant, has (near-term actions first) or one_step.
-        expert_steps: Expert steps of the schedule; the policy's own by default.
+        schedule: One or more of constant, has (near-term actions first), one_step and
+            has_meanflow. The others are compared with the first, seed by seed.
+        steps: Expert steps of the schedules, each in turn; the policy's own by default. one_step
+            always has one.
+        delays: Delays to inject [steps]; 0 and 8 by default, none with --scales.
+        scales: Factors of recorded times to inject, on a server that computes one chunk at a time.
+            Event-to-motion is measured too. The expert gets its chunk when the first schedule's
+            last expert step is done.
+        times: Where the times of prefix and expert step are recorded: a result file of
+            benchmarks/ttfa.py.
+        execute_steps: K, steps between observations; auto for the least that one server sustains,
+            where the expert stops after the actions that are executed.
+        hardness: Parameters of the task as name=value.
         workers: Processes.
         json: Result file to write.
+        plot: Picture to write: success against expert steps, or with --scales success and
+            event-to-motion against scale.
     """
 
     task: str
     policy: str | None = None
     episodes: int = 200
-    delays: tuple[int, ...] = (0, 8)
     who: tuple[str, ...] = WHO
-    execute_steps: int = 4
-    schedule: Literal["constant", "has", "one_step"] = "constant"
-    expert_steps: int | None = None
+    schedule: tuple[Literal["constant", "has", "one_step", "has_meanflow"], ...] = ("constant",)
+    steps: tuple[int, ...] = ()
+    delays: tuple[int, ...] | None = None
+    scales: tuple[float, ...] = ()
+    times: Path = ROOT / "docs" / "results" / "ttfa.json"
+    execute_steps: int | Literal["auto"] = 4
+    hardness: tuple[str, ...] = ()
     workers: int = 2
     json: Path | None = None
+    plot: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -74,8 +89,7 @@ class Job:
     """One episode of one row."""
 
     args: Args
-    who: str
-    delay: int
+    case: Case
     seed: int
 
 
@@ -83,27 +97,52 @@ def main(args: Args) -> None:
     commit = code_commit()
     if unknown := sorted(set(args.who) - set(WHO)):
         raise SystemExit(f"--who: given {unknown}; allowed: {list(WHO)}")
-    # Here rather than in a worker: a typo is to be told at once, and once.
-    make_task(args.task)
-    load_checkpoint(Path(args.policy or args.task))
-    jobs = []
-    for who in args.who:
-        main_row = who in ("policy", "expert")
-        for delay in args.delays if main_row else args.delays[:1]:
-            count = args.episodes if main_row else max(1, args.episodes // 4)
-            jobs += [Job(args, who, delay, seed) for seed in range(count)]
-    results: dict[tuple[str, int], list[Episode]] = {}
+    # Here rather than in a worker: what is wrong is to be told at once, and once.
+    make_task(args.task, **hardness_options(args.task, args.hardness))
+    cases = plan(args)
+    jobs = [Job(args, case, seed) for case in cases for seed in range(case.episodes)]
+    outcomes: dict[Case, list[Outcome]] = {}
     with multiprocessing.get_context("spawn").Pool(args.workers, initializer=_quiet) as pool:
         done = pool.imap(run_job, jobs, chunksize=5)
-        for job, episode in zip(
+        for job, outcome in zip(
             jobs, track(done, f"{args.task}: episodes", len(jobs), console=CONSOLE), strict=True
         ):
-            results.setdefault((job.who, job.delay), []).append(episode)
-    rows = [_row(who, delay, episodes) for (who, delay), episodes in results.items()]
-    CONSOLE.print(_table(args, rows))
+            outcomes.setdefault(job.case, []).append(outcome)
+    report = Report(outcomes)
+    title = " ".join([args.task, *args.hardness])
+    CONSOLE.print(report.table(title))
     if args.json is not None:
-        write_results(args.json, _figures(args, rows), rows, commit=commit)
+        write_results(args.json, report.figures(), report.filled_rows(), commit=commit)
         CONSOLE.print(f"wrote {args.json}")
+    if args.plot is not None:
+        report.plot(args.plot, title)
+        CONSOLE.print(f"wrote {args.plot}")
+
+
+def plan(args: Args) -> list[Case]:
+    """The rows of the table.
+
+    Raises:
+        OnsetError: The checkpoint does not offer a schedule, or a value is out of range.
+    """
+    checkpoint = load_checkpoint(Path(args.policy or args.task))
+    period_ns = checkpoint.meta.robot.period_ns
+    delays = args.delays if args.delays is not None else () if args.scales else (0, 8)
+    found = conditions(delays, args.scales, args.times, period_ns)
+    execute_steps = None if args.execute_steps == "auto" else args.execute_steps
+    variants = _variants(checkpoint, args)
+    return make_cases(args.who, variants, found, execute_steps, args.episodes, period_ns)
+
+
+def _variants(checkpoint: Checkpoint, args: Args) -> list[Variant]:
+    """Every schedule with every number of steps, once."""
+    found = []
+    for name in args.schedule:
+        for steps in args.steps or (None,):
+            schedule = Engine(checkpoint, schedule=name, expert_steps=steps).schedule
+            ready_at = tuple(schedule.ready_at.tolist())
+            found.append(Variant(schedule.name, schedule.steps, ready_at))
+    return list(dict.fromkeys(found))
 
 
 def _quiet() -> None:
@@ -112,129 +151,91 @@ def _quiet() -> None:
 
 
 _robots: dict[str, SimRobot] = {}
+_checkpoints: dict[tuple, Checkpoint] = {}
 _engines: dict[tuple, Engine] = {}
 
 
-def run_job(job: Job) -> Episode:
+def run_job(job: Job) -> Outcome:
     """Runs one episode; robot and engine are kept for the next one of the process."""
-    args = job.args
+    args, case = job.args, job.case
     if args.task not in _robots:
-        _robots[args.task] = SimRobot(make_task(args.task))
+        _robots[args.task] = _robot(args)
     robot = _robots[args.task]
-    latency = Fixed(job.delay * robot.spec.period_ns)
-    infer = _infer(job, robot)
-    return run_episode(robot, infer, job.seed, latency=latency, execute_steps=args.execute_steps)
+    stream = _stream(job, robot)
+    latency, execute_steps = case.condition.latency, case.cadence.execute_steps
+    episode = run_episode(robot, stream, job.seed, latency=latency, execute_steps=execute_steps)
+    motion_ns = None
+    if args.scales and case.who in ("policy", "expert"):
+        motion_ns = reaction_ns(
+            robot, stream, job.seed, latency=latency, execute_steps=execute_steps
+        )
+    return Outcome(episode, motion_ns)
 
 
-def _infer(job: Job, robot: SimRobot) -> Infer:
-    """The row's policy as a function."""
+def _robot(args: Args) -> SimRobot:
+    return SimRobot(make_task(args.task, **hardness_options(args.task, args.hardness)))
+
+
+def _stream(job: Job, robot: SimRobot) -> Stream:
+    """The row's policy."""
     lower, upper = robot.spec.action_lower, robot.spec.action_upper
-    if job.who == "expert":
-        return expert(robot, HORIZON)
-    if job.who == "still":
-        return lambda observation: np.tile(observation.state[: len(lower)], (HORIZON, 1))
-    if job.who == "random":
+    who, steps = job.case.who, job.case.variant.steps
+    if who == "expert":
+        return whole(expert(robot, HORIZON), steps)
+    if who == "still":
+        return whole(lambda o: np.tile(o.state[: len(lower)], (HORIZON, 1)), steps)
+    if who == "random":
         rng = np.random.default_rng([job.seed, 2])
         size = (HORIZON, len(lower))
-        return lambda observation: rng.uniform(lower, upper, size).astype(np.float32)
-    engine = _engine(job, trained=job.who != "untrained")
+        return whole(lambda _: rng.uniform(lower, upper, size).astype(np.float32), steps)
+    engine = _engine(job)
     others: dict[str, np.ndarray] = {}
 
-    def infer(observation: Observation):
+    def stream(observation: Observation):
         # Looked up here: the robot has its instruction only once the episode has begun.
         prompt = robot.prompt
-        if job.who == "swap_instruction":
+        if who == "swap_instruction":
             prompt = robot.task.swapped_prompt()
-        if job.who == "swap_frames":
+        if who == "swap_frames":
             if not others:
-                others.update(_frames_of(job.args.task, job.seed + 1_000))
+                others.update(_frames_of_another(job))
             observation = dataclasses.replace(observation, frames=others)
-        return engine.chunk(observation, prompt)
+        return engine.stream(observation, prompt)
 
-    return infer
+    return stream
 
 
-def _engine(job: Job, *, trained: bool) -> Engine:
-    key = (job.args.policy or job.args.task, trained)
+def _engine(job: Job) -> Engine:
+    case, policy = job.case, job.args.policy or job.args.task
+    trained = case.who != "untrained"
+    key = (trained, case.variant, case.cadence.executed)
     if key not in _engines:
-        checkpoint = load_checkpoint(Path(key[0]))
-        if not trained:
-            checkpoint = random_checkpoint(checkpoint.meta, checkpoint.normaliser, seed=0)
         _engines[key] = Engine(
-            checkpoint, schedule=job.args.schedule, expert_steps=job.args.expert_steps
+            _checkpoint(policy, trained=trained),
+            schedule=case.variant.schedule,
+            expert_steps=case.variant.steps,
+            executed=case.cadence.executed,
         )
     return _engines[key]
 
 
-def _frames_of(task: str, seed: int) -> dict[str, np.ndarray]:
+def _checkpoint(policy: str, *, trained: bool) -> Checkpoint:
+    if (policy, trained) not in _checkpoints:
+        checkpoint = load_checkpoint(Path(policy))
+        if not trained:
+            checkpoint = random_checkpoint(checkpoint.meta, checkpoint.normaliser, seed=0)
+        _checkpoints[policy, trained] = checkpoint
+    return _checkpoints[policy, trained]
+
+
+def _frames_of_another(job: Job) -> dict[str, np.ndarray]:
     """The frames with which another episode begins."""
-    other = SimRobot(make_task(task))
-    other.reset(seed)
+    other = _robot(job.args)
+    other.reset(job.seed + 1_000)
     other.advance_to(20 * other.spec.period_ns)
     frames = dict(other.read().frames)  # rendered now: they are lazy, and the cameras close
     other.close()
     return {c.name: np.stack([frames[c.name]] * len(c.lags)) for c in other.spec.cameras}
-
-
-def _row(who: str, delay: int, episodes: Sequence[Episode]) -> dict[str, object]:
-    wins = sum(e.success for e in episodes)
-    low, high = wilson(wins, len(episodes))
-    return {
-        "who": who,
-        "delay": delay,
-        "episodes": len(episodes),
-        "success": wins / len(episodes),
-        "low": low,
-        "high": high,
-        "score": float(np.mean([e.score for e in episodes])),
-        "swapped": float(np.mean([e.swapped for e in episodes])),
-        "steps": float(np.mean([e.steps for e in episodes])),
-        "starved": float(np.mean([e.counters.starved for e in episodes])),
-    }
-
-
-def _figures(args: Args, rows: Sequence[dict]) -> dict[str, float]:
-    found = {(row["who"], row["delay"]): row for row in rows}
-    figures = {}
-    for delay in args.delays:
-        suffix = "" if delay == 0 else f"_d{delay}"
-        for who, name in (("policy", "success"), ("expert", "expert_success")):
-            if (who, delay) in found:
-                figures[name + suffix] = float(found[who, delay]["success"])
-    if figures.get("expert_success") and "success" in figures:
-        figures["success_over_expert"] = figures["success"] / figures["expert_success"]
-    for delay in args.delays:
-        if delay and f"success_d{delay}" in figures and figures.get("success"):
-            kept = figures[f"success_d{delay}"] / figures["success"]
-            figures[f"kept_at_d{delay}"] = kept
-    for who in ("untrained", "swap_frames", "still", "random"):
-        if (who, args.delays[0]) in found:
-            figures[f"{who}_success"] = float(found[who, args.delays[0]]["success"])
-    if row := found.get(("swap_instruction", args.delays[0])):
-        figures["swapped_instruction_success"] = float(row["success"])
-        figures["swapped_instruction_other"] = float(row["swapped"])
-    return figures
-
-
-def _table(args: Args, rows: Sequence[dict]) -> Table:
-    table = Table(
-        title=f"{args.task}: an observation every {args.execute_steps} steps",
-        caption="delay in steps; other: the thing that was not named was dealt with",
-        box=SIMPLE_HEAD,
-    )
-    for name in ("who", "delay", "episodes", "success", "95%", "score", "other"):
-        table.add_column(name, justify="left" if name == "who" else "right", no_wrap=True)
-    for row in rows:
-        table.add_row(
-            row["who"],
-            str(row["delay"]),
-            str(row["episodes"]),
-            f"{row['success']:.3f}",
-            f"{row['low']:.2f}-{row['high']:.2f}",
-            f"{row['score']:.3f}",
-            f"{row['swapped']:.3f}",
-        )
-    return table
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""Plots of episodes."""
+"""Plots of episodes and of evaluations."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib
@@ -53,6 +54,62 @@ def plot_episode(
     right.set(xlabel="time [ms]", ylabel="share of answers", title="latency", xlim=(0, None))
     right.grid(alpha=0.3)
     right.legend(fontsize=8, loc="lower right")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One picture of lines with intervals.
+
+    Attributes:
+        xlabel: What is to the right.
+        ylabel: What is upwards.
+        lines: Points by the line's name: x, y, lower and upper end of y.
+        share: Whether y is a share, shown from 0 to 1.
+    """
+
+    xlabel: str
+    ylabel: str
+    lines: Mapping[str, Sequence[tuple[float, float, float, float]]]
+    share: bool = False
+
+
+def plot_panels(path: Path, title: str, panels: Sequence[Panel]) -> None:
+    """Panels side by side; a line has the same colour in each.
+
+    Args:
+        path: PNG to write.
+        title: Above all panels.
+        panels: At least one.
+    """
+    figure, axes = plt.subplots(
+        1, len(panels), figsize=(5.5 * len(panels), 4.2), layout="constrained", squeeze=False
+    )
+    names = list(dict.fromkeys(name for panel in panels for name in panel.lines))
+    for ax, panel in zip(axes[0], panels, strict=True):
+        for name, points in panel.lines.items():
+            x, y, low, high = np.array(points).T
+            i = names.index(name)
+            # Slightly apart, so that bars at the same x do not hide each other.
+            shift = 0.004 * (i - (len(names) - 1) / 2)
+            ax.errorbar(
+                x * (1 + shift),
+                y,
+                yerr=[y - low, high - y],
+                fmt="o-",
+                color=f"C{i}",
+                lw=1.6,
+                ms=5,
+                capsize=3,
+                label=name,
+            )
+        ax.set(xlabel=panel.xlabel, ylabel=panel.ylabel, xlim=(0, None))
+        ax.set_ylim((0, 1.02) if panel.share else (0, None))
+        ax.grid(alpha=0.3)
+        ax.legend(fontsize=8, loc="best")
+    figure.suptitle(title, fontsize=11)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
     plt.close(figure)
