@@ -105,7 +105,9 @@ class Args:
     ship: bool = True
     train: TrainConfig = field(default_factory=TrainConfig)
     tune: TrainConfig = field(
-        default_factory=lambda: TrainConfig(draws=Draws(1, 1), mixture=Mixture(), rate=5e-4)
+        default_factory=lambda: TrainConfig(
+            draws=Draws(1, 1, "distil"), mixture=Mixture(), rate=5e-4
+        )
     )
 
 

@@ -69,22 +69,22 @@ def shard(tmp_path: Path) -> Path:
 
 
 TUNE = {"draws": Draws(1, 1), "mixture": Mixture(d_max=4)}
+DISTIL = TUNE | {"draws": Draws(1, 1, "distil")}
 
 
-def make_trainer(
-    shard: Path, folder: Path, steps: int, *, mean_flow: bool = False, **changes
-) -> Trainer:
+def make_trainer(shard: Path, folder: Path, steps: int, **changes) -> Trainer:
     data = Demonstrations(("front",), {"front": (0, 2)})
     data.add(shard)
     relative = torch.tensor([1.0] * 5 + [0.0])
     settings = {"batch": 8, "warmup": 2, "save_every": 3, "seed": 3} | changes
     config = TrainConfig(steps=steps, **settings)
     meta = make_meta()
+    mean_flow = config.draws.jump > 0
     meta = dataclasses.replace(meta, model=dataclasses.replace(meta.model, mean_flow=mean_flow))
     return Trainer(meta, config, data, data.fit(relative), folder, torch.device("cpu"))
 
 
-@pytest.mark.parametrize("stage", [{}, {"mean_flow": True, **TUNE}], ids=["flow", "tune"])
+@pytest.mark.parametrize("stage", [{}, TUNE, DISTIL], ids=["flow", "meanflow", "distil"])
 def test_resumed_run_equals_an_unbroken_one(shard: Path, tmp_path: Path, stage: dict) -> None:
     whole = make_trainer(shard, tmp_path / "whole", 6, **stage)
     whole.run(6, lambda step, figures: None)
@@ -115,7 +115,7 @@ def test_tuning_starts_from_the_averaged_weights_with_jumps_that_are_velocities(
 ) -> None:
     flow = make_trainer(shard, tmp_path / "flow", 6)
     flow.run(6, lambda step, figures: None)
-    tuned = make_trainer(shard, tmp_path / "flow" / "tune", 6, mean_flow=True, **TUNE)
+    tuned = make_trainer(shard, tmp_path / "flow" / "tune", 6, **TUNE)
     tuned.start_from(tmp_path / "flow")
     for model in (tuned.model, tuned.average):
         state = model.state_dict()
@@ -126,10 +126,13 @@ def test_tuning_starts_from_the_averaged_weights_with_jumps_that_are_velocities(
             torch.testing.assert_close(given, kept, msg=name)
 
 
-def test_tuning_learns_to_jump_and_keeps_what_the_flow_knows(shard: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("stage", [TUNE, DISTIL], ids=["meanflow", "distil"])
+def test_tuning_learns_to_jump_and_keeps_what_the_flow_knows(
+    shard: Path, tmp_path: Path, stage: dict
+) -> None:
     flow = make_trainer(shard, tmp_path / "flow", 150)
     flow.run(150, lambda step, figures: None)
-    tuned = make_trainer(shard, tmp_path / "tune", 150, mean_flow=True, **TUNE)
+    tuned = make_trainer(shard, tmp_path / "tune", 150, **stage)
     tuned.start_from(tmp_path / "flow")
     tuned.run(150, lambda step, figures: None)
     batch = tuned.data.rows(np.arange(40), tuned.normaliser, tuned.tokeniser)

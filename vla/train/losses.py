@@ -58,7 +58,8 @@ class Draws:
     Attributes:
         flow: For flow matching.
         jump: For average velocities; 0 where the model has no MeanFlow head.
-        head: What the MeanFlow head learns from: the identity, or a walk of the teacher's.
+        head: What the MeanFlow head learns from: the MeanFlow identity, or the way that the
+            averaged weights walk in small steps (self-distillation).
     """
 
     flow: int = 2
@@ -79,7 +80,7 @@ def losses(
 
     Args:
         model: What learns.
-        teacher: Its averaged weights, for the targets of average velocities.
+        teacher: Its averaged weights.
         head: Learns beside it.
         batch: Frames with their chunks.
         draws: How many noise draws share a frame.
@@ -135,22 +136,20 @@ def _jump(
 ) -> Tensor:
     action, noise = _repeat(batch.chunk, draws.jump, generator)
     times = draw_jumps(len(action), model.horizon, mixture, generator).to(action)
-    with torch.no_grad():
-        taught = teacher.encode(batch.inputs).repeat(draws.jump)
-    aims = {"meanflow": mean_flow_target, "distil": distilled_target}[draws.head](
-        lambda x, start, end: teacher.average_velocity(x, start, end, taught),
-        action,
-        noise,
-        times,
-    )
     shared = context.repeat(draws.jump)
-    return jump_loss(
-        lambda x, start, end: model.average_velocity(x, start, end, shared),
-        aims,
-        action,
-        noise,
-        times,
-    )
+
+    def field(x: Tensor, start: Tensor, end: Tensor) -> Tensor:
+        return model.average_velocity(x, start, end, shared)
+
+    if draws.head == "meanflow":
+        aim = mean_flow_target(field, action, noise, times)
+    else:
+        with torch.no_grad():
+            taught = teacher.encode(batch.inputs).repeat(draws.jump)
+        aim = distilled_target(
+            lambda x, tau: teacher.velocity(x, tau, taught), action, noise, times
+        )
+    return jump_loss(field, aim, action, noise, times)
 
 
 def _repeat(chunk: Tensor, draws: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:

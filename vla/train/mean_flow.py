@@ -8,8 +8,7 @@ in the horizon-aware schedule:
     u_i = v_i - (t_i - r_i) / l_i  du_i/drho,    tangents of (x, t, r): (l v, l, 0)
 
 The other way to the same quantity is distillation: walk the flow from t to r in small steps, and
-divide by the way. Both take a teacher's word: the averaged weights of the network that learns,
-whose derivative is much less noisy than the network's own.
+divide by the way.
 """
 
 from __future__ import annotations
@@ -26,12 +25,14 @@ from vla.train.times import Times
 
 # x (B, H, A), start (B, H) and end (B, H) to an average velocity (B, H, A).
 Field = Callable[[Tensor, Tensor, Tensor], Tensor]
+# x (B, H, A) and its time (B, H) to a velocity (B, H, A).
+Velocity = Callable[[Tensor, Tensor], Tensor]
 
 
-def mean_flow_target(teacher: Field, action: Tensor, noise: Tensor, times: Times) -> Tensor:
-    """The right side of the identity, without gradient. Shapes (B, H, A).
+def mean_flow_target(field: Field, action: Tensor, noise: Tensor, times: Times) -> Tensor:
+    """The right side of the identity for the network's own field, without gradient.
 
-    Where an index does not run (rate 0) it is the velocity.
+    Shapes (B, H, A). Where an index does not run (rate 0) it is the velocity.
     """
     rate = times.rate * times.free
     velocity = noise - action
@@ -39,20 +40,20 @@ def mean_flow_target(teacher: Field, action: Tensor, noise: Tensor, times: Times
     tangents = (rate[..., None] * velocity, rate, torch.zeros_like(rate))
     # Fused attention has no forward-mode derivative.
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
-        _, along = jvp(teacher, (x, times.start, times.end), tangents)
+        _, along = jvp(field, (x, times.start, times.end), tangents)
     length = torch.where(rate > 0, (times.start - times.end) / rate.clamp(min=1e-6), 0.0)
     return velocity - length[..., None] * along
 
 
 def distilled_target(
-    teacher: Field, action: Tensor, noise: Tensor, times: Times, steps: int = 5
+    velocity: Velocity, action: Tensor, noise: Tensor, times: Times, steps: int = 5
 ) -> Tensor:
-    """The average velocity of the teacher's own walk over the jump. Shapes (B, H, A).
+    """The average velocity of a teacher's own walk over the jump. Shapes (B, H, A).
 
     Where an index does not move it is 0.
 
     Args:
-        teacher: Asked for velocities only (its jumps have length 0).
+        velocity: The teacher's.
         action: Shape (B, H, A).
         noise: Shape (B, H, A).
         times: The jumps.
@@ -65,7 +66,7 @@ def distilled_target(
     with torch.no_grad():
         for step in range(1, steps + 1):
             to = torch.maximum(times.end, times.start - rate * running * step / steps)
-            x = x + teacher(x, at, at) * (to - at)[..., None]
+            x = x + velocity(x, at) * (to - at)[..., None]
             at = to
     return torch.where(way > 0, 1 / way.clamp(min=1e-6), 0.0)[..., None] * (begin - x)
 
