@@ -165,6 +165,7 @@ class GrpcLink:
         finally:
             self._error = error
             self._settled.set()
+            self._mailbox.end()
 
     def _on_opened(self, opened: Opened) -> None:
         self._opened = opened
@@ -224,6 +225,16 @@ class GrpcLink:
         if not pieces:
             self.raise_for_error()
         return pieces
+
+    def wait(self, timeout_s: float) -> None:
+        """Waits until slices have arrived, the session has ended, or a timeout.
+
+        For programs without a clock of their own; a control loop polls and never waits.
+
+        Args:
+            timeout_s: Longest wait [s].
+        """
+        self._mailbox.wait(timeout_s)
 
     def reset(self, episode: str, prompt: str) -> None:
         """Begins a new episode; what was not sent or not polled is dropped.

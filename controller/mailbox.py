@@ -27,6 +27,11 @@ class Mailbox:
         self._reset: Reset | None = None
         self._observation: Observation | None = None
         self._incoming: deque[ActionSlice] = deque(maxlen=MAX_INCOMING)
+        # Held while there is nothing to be polled. It wakes a waiting thread sooner than a
+        # Condition or an Event does.
+        self._empty = threading.Lock()
+        self._empty.acquire()
+        self._ended = False
 
     def put(self, observation: Observation) -> bool:
         """Places an observation; says whether it replaced an unsent one.
@@ -47,7 +52,7 @@ class Mailbox:
             self._episode, self._prompt = episode, prompt
             self._reset = Reset(episode, prompt)
             self._observation = None
-            self._incoming.clear()
+            self._clear()
 
     def take_opening(self) -> tuple[str, str]:
         """Returns the episode and prompt that an Open carries; a waiting reset is part of it."""
@@ -68,10 +73,32 @@ class Mailbox:
         """Puts a slice in."""
         with self._lock:
             self._incoming.append(piece)
+            self._end_waits()
+
+    def end(self) -> None:
+        """Nothing more will come: ends every wait."""
+        with self._lock:
+            self._ended = True
+            self._end_waits()
+
+    def _end_waits(self) -> None:
+        if self._empty.locked():
+            self._empty.release()
+
+    def wait(self, timeout_s: float) -> None:
+        """Waits until a slice is in it, the end, or a timeout [s]. For one thread at a time."""
+        if self._empty.acquire(timeout=timeout_s):
+            with self._lock:
+                self._end_waits()
 
     def drain(self) -> list[ActionSlice]:
         """Takes all slices out, in order of arrival."""
         with self._lock:
             pieces = list(self._incoming)
-            self._incoming.clear()
+            self._clear()
             return pieces
+
+    def _clear(self) -> None:
+        self._incoming.clear()
+        if not self._ended:
+            self._empty.acquire(blocking=False)

@@ -33,8 +33,11 @@ class Args:
         port: Port to listen at; 0 takes a free one.
         threads: CPU threads of the model.
         schedule: When each action of a chunk is finished: constant (all after the last expert
-            step), has (near-term ones first, each sent at once) or one_step.
-        expert_steps: Expert steps per chunk; the policy's own by default.
+            step), has (near-term ones first, each sent at once), one_step or has_meanflow (the
+            same two with average velocities, which takes a policy with a MeanFlow head).
+        steps: Expert steps per chunk; the policy's own by default. one_step takes one.
+        executed: Actions that robots execute of each chunk, behind the committed ones: the expert
+            stops when they are finished, and unfinished ones are never sent. All by default.
         device: Where the model runs.
         seed: Seeds the noise, with each observation's id.
         max_sessions: How many robots at a time.
@@ -45,8 +48,9 @@ class Args:
     host: str = "127.0.0.1"
     port: int = 50051
     threads: int = 1
-    schedule: Literal["constant", "has", "one_step"] = "constant"
-    expert_steps: int | None = None
+    schedule: Literal["constant", "has", "one_step", "has_meanflow"] = "constant"
+    steps: int | None = None
+    executed: int | None = None
     device: Literal["cpu", "cuda"] = "cpu"
     seed: int = 0
     max_sessions: int = 64
@@ -69,7 +73,8 @@ def main(args: Args) -> int:
         port=args.port,
         threads=args.threads,
         schedule=args.schedule,
-        expert_steps=args.expert_steps,
+        steps=args.steps,
+        executed=args.executed,
         device=args.device,
         seed=args.seed,
         max_sessions=args.max_sessions,

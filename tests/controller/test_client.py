@@ -63,6 +63,23 @@ def test_an_observation_is_answered_and_the_session_closes_in_good_order():
     assert (opening.robot_id, opening.episode, opening.robot) == ("arm-1", "e1", ROBOT)
 
 
+def test_a_wait_ends_with_the_slice_with_its_timeout_and_with_the_session():
+    with FakeServer(Servicer(DESCRIPTION, answer_at_once)) as server, link_to(server) as link:
+        began = time.monotonic()
+        link.wait(0.05)
+        assert 0.05 <= time.monotonic() - began < 2
+        for id in range(3):
+            link.submit(observation(id=id, step=id))
+            link.wait(5.0)
+            assert [piece.observation_id for piece in link.poll(0)] == [id]
+        link.close()
+        began = time.monotonic()
+        for _ in range(2):
+            link.wait(5.0)
+            assert link.poll(0) == []
+        assert time.monotonic() - began < 2
+
+
 def test_describe_tells_what_is_served():
     with FakeServer(Servicer(DESCRIPTION, answer_at_once)) as server:
         assert describe(server.address) == DESCRIPTION

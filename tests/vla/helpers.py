@@ -181,13 +181,15 @@ class Gate:
         self.begun: list[int] = []
         self.permits = threading.Semaphore(0)
 
-    def stream(self, observation: Observation, prompt: str) -> Iterator:
+    def stream(
+        self, observation: Observation, prompt: str, *, conditioned: bool = False
+    ) -> Iterator:
         if self.warm:
             self.begun.append(observation.id)
             if not self.permits.acquire(timeout=20):
                 pytest.fail("the gate was never opened")
         self.warm = True
-        yield from self.engine.stream(observation, prompt)
+        yield from self.engine.stream(observation, prompt, conditioned=conditioned)
 
 
 def link_to(server, robot: RobotSpec = ROBOT, **changes) -> GrpcLink:

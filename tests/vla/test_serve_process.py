@@ -99,7 +99,12 @@ def test_an_interrupt_ends_an_idle_server_in_good_order(tiny_path):
     ("arguments", "words"),
     [
         ({"policy": "no-such-policy"}, "policy: given no-such-policy.safetensors"),
-        ({"expert_steps": 0}, "expert_steps: given 0; allowed: 1.."),
+        ({"steps": 0}, "steps: given 0; allowed: 1.."),
+        ({"executed": 0}, "executed: given 0; allowed: 1.."),
+        ({"executed": 9}, "executed: given 9; allowed: 1..8"),
+        # The tiny policy has no MeanFlow head.
+        ({"schedule": "one_step"}, "schedule: given one_step; allowed: what tiny offers: ['con"),
+        ({"schedule": "has_meanflow"}, "tiny offers: ['constant', 'has']"),
         ({"port": 70000}, "port: given 70000; allowed: 0..65535"),
         ({"threads": 0}, "threads: given 0"),
     ],

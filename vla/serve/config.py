@@ -12,7 +12,8 @@ from controller.messages import Description
 from vla.checkpoint import Checkpoint
 from vla.schedule import make_schedule
 
-STRATEGIES = ("naive",)
+NAIVE, PREFIX = "naive", "prefix"
+STRATEGIES = (NAIVE, PREFIX)
 MAX_THREADS = 256
 MAX_SESSIONS = 4096
 
@@ -26,8 +27,10 @@ class ServeConfig:
         port: 0 takes a free one.
         threads: Threads that torch may use for one operation.
         decode_threads: Threads that decode frames.
-        schedule: One of ``vla.schedule.SCHEDULES``.
-        expert_steps: Expert steps per chunk; the checkpoint's own when None.
+        schedule: One of ``vla.schedule.SCHEDULES`` that the checkpoint offers.
+        steps: Expert steps per chunk; the checkpoint's own when None.
+        executed: s, the free actions that robots execute of each chunk: the expert stops when
+            they are finished, and unfinished ones are never sent. All of them when None.
         device: ``"cpu"`` or ``"cuda"``.
         seed: Seeds the noise, with each observation's id.
         max_sessions: How many robots at a time.
@@ -40,7 +43,8 @@ class ServeConfig:
     threads: int = 1
     decode_threads: int = 2
     schedule: str = "constant"
-    expert_steps: int | None = None
+    steps: int | None = None
+    executed: int | None = None
     device: str = "cpu"
     seed: int = 0
     max_sessions: int = 64
@@ -51,22 +55,26 @@ class ServeConfig:
 def describe(checkpoint: Checkpoint, config: ServeConfig) -> Description:
     """What a server of this checkpoint says of itself.
 
+    The greatest delay leaves free what robots execute: a longer one is refused with the
+    observation. ``"prefix"`` is offered where the policy was trained to continue a prefix.
+
     Raises:
-        OnsetError: The schedule is unknown.
+        OnsetError: The schedule is unknown, or more is to be executed than a chunk holds.
     """
     meta = checkpoint.meta
-    steps = config.expert_steps or meta.expert_steps
-    schedule = make_schedule(config.schedule, meta.model.horizon, 0, steps)
+    horizon, executed = meta.model.horizon, config.executed or 1
+    schedule = make_schedule(config.schedule, horizon, 0, config.steps or meta.expert_steps)
+    check_range("executed", executed, 1, horizon)
     return Description(
         model=meta.name,
         model_hash=checkpoint.digest or "0",
         prompts=meta.prompts,
-        horizon=meta.model.horizon,
+        horizon=horizon,
         robot=meta.robot,
-        strategies=STRATEGIES,
+        strategies=STRATEGIES if meta.max_delay else (NAIVE,),
         expert_steps=schedule.steps,
         min_delay=0,
-        max_delay=meta.model.horizon - 1,
+        max_delay=min(meta.max_delay or horizon - 1, horizon - executed),
     )
 
 
@@ -84,7 +92,8 @@ def check_config(config: ServeConfig) -> None:
         ("port", 0, 65535),
         ("threads", 1, MAX_THREADS),
         ("decode_threads", 1, MAX_THREADS),
-        ("expert_steps", 1, MAX_HORIZON),
+        ("steps", 1, MAX_HORIZON),
+        ("executed", 1, MAX_HORIZON),
         ("max_sessions", 1, MAX_SESSIONS),
     ):
         value = getattr(config, name)

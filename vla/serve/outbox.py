@@ -19,10 +19,8 @@ class Outbox:
 
     def __init__(self) -> None:
         self._waiting: deque[tuple[ServerMessage, int]] = deque()
-        self._filled = asyncio.Event()
         self._room = asyncio.Event()
         self._room.set()
-        self._closed = False
 
     def put(self, message: ServerMessage, received_ns: int = 0) -> None:
         """Puts a message in.
@@ -32,26 +30,17 @@ class Outbox:
             received_ns: For a slice, when its observation was received [ns], server's clock.
         """
         self._waiting.append((message, received_ns))
-        self._filled.set()
         if len(self._waiting) >= LIMIT:
             self._room.clear()
-
-    def close(self) -> None:
-        """No more is coming; what is in it is still taken."""
-        self._closed = True
-        self._filled.set()
 
     async def room(self) -> None:
         """Waits until less than LIMIT messages are in it."""
         await self._room.wait()
 
-    async def take(self) -> tuple[ServerMessage, int] | None:
-        """Takes the oldest message with its ``received_ns``; None after the last one."""
-        while not self._waiting:
-            if self._closed:
-                return None
-            self._filled.clear()
-            await self._filled.wait()
+    def take(self) -> tuple[ServerMessage, int] | None:
+        """Takes the oldest message with its ``received_ns``; None when it is empty."""
+        if not self._waiting:
+            return None
         item = self._waiting.popleft()
         if len(self._waiting) < LIMIT:
             self._room.set()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -25,8 +26,17 @@ _log = logging.getLogger(__name__)
 class Inference(Protocol):
     """What the runner needs of an engine."""
 
-    def stream(self, observation: Observation, prompt: str) -> Iterator[Finished]:
-        """Runs one inference; yields actions as they ripen."""
+    def stream(
+        self, observation: Observation, prompt: str, *, conditioned: bool = False
+    ) -> Iterator[Finished]:
+        """Runs one inference; yields actions as they ripen.
+
+        Args:
+            observation: What the robot sees.
+            prompt: The instruction.
+            conditioned: Whether the chunk continues the observation's committed actions; they are
+                not yielded then.
+        """
         ...
 
 
@@ -72,7 +82,10 @@ class Runner:
         self._on_end = on_end
         self._threads = threads
         self._scheduler = Scheduler()
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        # Rung once for every request put in, and to stop. A Condition would wake the thread too,
+        # but does so in Python, which is slow where every microsecond is the robot's.
+        self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._stopping = False
         self._ready: Future[None] = Future()
         self._thread = threading.Thread(target=self._main, name="onset-model", daemon=True)
@@ -87,21 +100,20 @@ class Runner:
 
     def submit(self, request: Request) -> Request | None:
         """Queues a request; returns the one of the same session that it replaces."""
-        with self._changed:
+        with self._lock:
             old = self._scheduler.put(request)
-            self._changed.notify()
+        self._bell.put(None)
         return old
 
     def drop(self, session: int) -> Request | None:
         """Takes back what a session has in the queue; what has begun goes on."""
-        with self._changed:
+        with self._lock:
             return self._scheduler.drop(session)
 
     def stop(self) -> None:
         """Asks the thread to end after the request that it is at."""
-        with self._changed:
-            self._stopping = True
-            self._changed.notify()
+        self._stopping = True
+        self._bell.put(None)
 
     def join(self, timeout_s: float) -> bool:
         """Waits for the thread's end; says whether it came."""
@@ -137,13 +149,15 @@ class Runner:
         return engine
 
     def _next(self) -> Request | None:
-        with self._changed:
-            while not self._stopping:
+        """The request that is due first; None once the thread is to end."""
+        while True:
+            self._bell.get()
+            if self._stopping:
+                return None
+            with self._lock:
                 request = self._scheduler.take()
-                if request is not None:
-                    return request
-                self._changed.wait()
-        return None
+            if request is not None:  # else it was replaced or dropped
+                return request
 
     def _answer(self, engine: Inference, request: Request) -> None:
         began_ns = time.monotonic_ns()
@@ -153,7 +167,9 @@ class Runner:
             text = f"the model began {waited_ms:.0f} ms after receipt, past the deadline"
             self._post(Reply(request, Notice(NoticeKind.OVERLOAD, text, observation.id)))
         try:
-            for finished in engine.stream(observation, request.prompt):
+            for finished in engine.stream(
+                observation, request.prompt, conditioned=request.conditioned
+            ):
                 self._post(Reply(request, _slice(request, finished, began_ns)))
         except OnsetError as error:
             error.fatal, error.observation_id = False, observation.id

@@ -26,6 +26,7 @@ class Request:
         received_ns: When it was received [ns], server's clock.
         decode_ns: How long its frames took to decode [ns].
         due_ns: When its robot runs out of actions [ns], server's clock.
+        conditioned: Whether the chunk continues the observation's committed actions.
     """
 
     session: int
@@ -34,14 +35,20 @@ class Request:
     received_ns: int
     decode_ns: int
     due_ns: int
+    conditioned: bool = False
 
     @staticmethod
     def of(
-        session: int, observation: Observation, prompt: str, received_ns: int, decode_ns: int
+        session: int,
+        observation: Observation,
+        prompt: str,
+        received_ns: int,
+        decode_ns: int,
+        conditioned: bool = False,
     ) -> Request:
         """A request that is due the observation's deadline after its receipt."""
         due_ns = received_ns + observation.deadline_ns
-        return Request(session, observation, prompt, received_ns, decode_ns, due_ns)
+        return Request(session, observation, prompt, received_ns, decode_ns, due_ns, conditioned)
 
     def overdue(self, now_ns: int) -> bool:
         """Whether its robot has run out of actions while it waited.

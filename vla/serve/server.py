@@ -244,7 +244,8 @@ def _engine(checkpoint: Checkpoint, config: ServeConfig) -> Engine:
     return Engine(
         checkpoint,
         schedule=config.schedule,
-        expert_steps=config.expert_steps,
+        expert_steps=config.steps,
+        executed=config.executed,
         seed=config.seed,
         device=torch.device(config.device),
     )

@@ -8,6 +8,7 @@ from controller.bounds import check_range
 from controller.errors import ErrorCode, OnsetError
 from controller.messages import Description, Open, Reset
 from controller.types import Observation, RobotSpec
+from vla.serve.config import PREFIX
 from vla.transforms import Tokeniser
 
 OVERLOAD_INTERVAL_NS = 1_000_000_000
@@ -22,6 +23,7 @@ class Session:
         robot: As it was opened with; agrees with the policy's.
         episode: The episode under way.
         prompt: The instruction in force.
+        conditioned: Whether chunks continue the committed actions.
         last_step: Step of the last observation accepted in this episode; -1 before any.
         last_id: Id of the last observation accepted; -1 before any.
         outstanding: Ids of observations received and not answered yet.
@@ -32,6 +34,7 @@ class Session:
     robot: RobotSpec
     episode: str
     prompt: str
+    conditioned: bool = False
     last_step: int = -1
     last_id: int = -1
     outstanding: set[int] = field(default_factory=set)
@@ -41,7 +44,13 @@ class Session:
     @staticmethod
     def opened(opening: Open) -> Session:
         """The session that an Open begins; it may start at any step and id."""
-        return Session(opening.robot_id, opening.robot, opening.episode, opening.prompt)
+        return Session(
+            opening.robot_id,
+            opening.robot,
+            opening.episode,
+            opening.prompt,
+            conditioned=opening.strategy == PREFIX,
+        )
 
     def check(self, observation: Observation, description: Description) -> None:
         """Checks an observation against the ones before and against the policy's delays.

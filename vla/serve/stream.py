@@ -1,4 +1,8 @@
-"""One robot's stream, from Open to its end. Lives in the event loop; frames are decoded off it."""
+"""One robot's stream, from Open to its end. Lives in the event loop.
+
+Compressed and large frames are decoded off it. Small raw ones are only copied, which takes less
+time than to tell another thread of them.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +20,16 @@ import grpc.aio
 from controller.bounds import check_agreement
 from controller.codec import decode_client, decode_frames, encode_server
 from controller.errors import ErrorCode, OnsetError
-from controller.messages import Close, Description, Notice, NoticeKind, Open, Opened, Reset
+from controller.messages import (
+    Close,
+    Description,
+    Notice,
+    NoticeKind,
+    Open,
+    Opened,
+    Reset,
+    ServerMessage,
+)
 from controller.types import ActionSlice, Image, Observation, RobotSpec
 from onset.v1 import policy_pb2 as pb
 from vla.serve.metrics import Metrics
@@ -27,6 +40,8 @@ from vla.serve.session import Session, check_prompt, check_strategy
 from vla.transforms import Tokeniser
 
 _log = logging.getLogger(__name__)
+
+_INLINE_BYTES = 512 * 1024  # copied in about as long as a thread takes to wake up
 
 
 @dataclass(frozen=True)
@@ -77,6 +92,8 @@ class SessionStream:
         self._key = key
         self._session: Session | None = None
         self._outbox = Outbox()
+        self._context: grpc.aio.ServicerContext | None = None
+        self._writer: asyncio.Task[None] | None = None
         self._idle = asyncio.Event()
         self._idle.set()
         self._ended = asyncio.Event()
@@ -87,19 +104,19 @@ class SessionStream:
         context: grpc.aio.ServicerContext,
     ) -> None:
         """Serves until the robot or the server ends the session; what is to be said is said."""
+        self._context = context
         reader = asyncio.create_task(self._read(requests))
-        writer = asyncio.create_task(self._write(context))
         ended = asyncio.create_task(self._ended.wait())
-        tasks = (reader, writer, ended)
         try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((reader, ended), return_when=asyncio.FIRST_COMPLETED)
             self._leave()
-            self._outbox.close()
-            await writer
+            if self._writer is not None:
+                await self._writer
             if reader.done():
                 reader.result()
         finally:
             self._leave()
+            tasks = [task for task in (reader, ended, self._writer) if task is not None]
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -173,7 +190,7 @@ class SessionStream:
         shared.metrics.sessions += 1
         _log.info("session %d opened by %s", self._key, opening.robot_id)
         robot = opening.robot
-        self._outbox.put(
+        self._put(
             Opened(
                 strategy=opening.strategy,
                 prompt=opening.prompt,
@@ -220,11 +237,13 @@ class SessionStream:
             session.prompt = observation.prompt
         session.outstanding.add(observation.id)
         self._idle.clear()
-        loop = asyncio.get_running_loop()
         try:
-            frames, decode_ns = await loop.run_in_executor(
-                self._shared.decoders, _decode, wire, session.robot
-            )
+            if _only_copied(wire):
+                frames, decode_ns = _decode(wire, session.robot)
+            else:
+                frames, decode_ns = await asyncio.get_running_loop().run_in_executor(
+                    self._shared.decoders, _decode, wire, session.robot
+                )
         except OnsetError:
             self._answered(session, observation.id)
             raise
@@ -236,6 +255,7 @@ class SessionStream:
             session.prompt,
             received_ns,
             decode_ns,
+            session.conditioned,
         )
         old = self._shared.runner.submit(request)
         if old is not None:
@@ -258,12 +278,12 @@ class SessionStream:
         if isinstance(message, Notice):
             if session.may_tell_overload(time.monotonic_ns()):
                 self._shared.metrics.overloads += 1
-                self._outbox.put(message)
+                self._put(message)
         elif isinstance(message, OnsetError):
             self._refuse(message)
             self._answered(session, observation_id)
         else:
-            self._outbox.put(message, reply.request.received_ns)
+            self._put(message, reply.request.received_ns)
             if message.final:
                 self._answered(session, observation_id)
 
@@ -274,17 +294,17 @@ class SessionStream:
 
     def _supersede(self, observation_id: int, by: str) -> None:
         self._shared.metrics.superseded += 1
-        self._outbox.put(Notice(NoticeKind.SUPERSEDED, f"replaced: {by}", observation_id))
+        self._put(Notice(NoticeKind.SUPERSEDED, f"replaced: {by}", observation_id))
 
     def _refuse(self, error: OnsetError) -> None:
         self._shared.metrics.errors += 1
         _log.info("session %d: %s", self._key, error)
-        self._outbox.put(error)
+        self._put(error)
 
     def announce_drain(self) -> None:
         """Tells the robot to open elsewhere."""
         if self.is_open:
-            self._outbox.put(Notice(NoticeKind.DRAIN, "the server is about to leave"))
+            self._put(Notice(NoticeKind.DRAIN, "the server is about to leave"))
 
     async def idle(self) -> None:
         """Waits until every observation received is answered."""
@@ -296,32 +316,56 @@ class SessionStream:
             self._refuse(error)
         self._ended.set()
 
+    def _put(self, message: ServerMessage, received_ns: int = 0) -> None:
+        """Sends a message when those before it are sent; at once when there are none."""
+        self._outbox.put(message, received_ns)
+        if self._context is not None and (self._writer is None or self._writer.done()):
+            # Begun here and not in the event loop's next turn, before which the model's thread
+            # would take the interpreter and keep the first actions waiting.
+            self._writer = asyncio.Task(
+                self._write(self._context), loop=asyncio.get_running_loop(), eager_start=True
+            )
+            self._writer.add_done_callback(self._written)
+
+    def _written(self, writer: asyncio.Task[None]) -> None:
+        if writer.cancelled() or writer.exception() is not None:
+            self._ended.set()  # nobody is left to write to
+
     async def _write(self, context: grpc.aio.ServicerContext) -> None:
-        robot = self._shared.description.robot
-        while (item := await self._outbox.take()) is not None:
-            message, received_ns = item
-            if isinstance(message, ActionSlice):
-                total_ns = time.monotonic_ns() - received_ns
-                message = replace(message, timing=replace(message.timing, total_ns=total_ns))
-                self._shared.metrics.slice_sent(message.timing, message.final)
-            try:
-                encoded = encode_server(message, robot)
-            except OnsetError as error:  # the server's own fault: say so in the message's place
-                _log.error("session %d: %s", self._key, error)
-                self._shared.metrics.errors += 1
-                own = OnsetError(
-                    ErrorCode.INTERNAL,
-                    error.field,
-                    error.given,
-                    error.allowed,
-                    observation_id=error.observation_id,
-                )
-                encoded = encode_server(own, None)
-            await context.write(encoded)
+        """Writes until the outbox is empty."""
+        while (item := self._outbox.take()) is not None:
+            await context.write(self._encode(*item))
+
+    def _encode(self, message: ServerMessage, received_ns: int) -> pb.ServerMessage:
+        if isinstance(message, ActionSlice):
+            total_ns = time.monotonic_ns() - received_ns
+            message = replace(message, timing=replace(message.timing, total_ns=total_ns))
+            self._shared.metrics.slice_sent(message.timing, message.final)
+        try:
+            return encode_server(message, self._shared.description.robot)
+        except OnsetError as error:  # the server's own fault: say so in the message's place
+            _log.error("session %d: %s", self._key, error)
+            self._shared.metrics.errors += 1
+            own = OnsetError(
+                ErrorCode.INTERNAL,
+                error.field,
+                error.given,
+                error.allowed,
+                observation_id=error.observation_id,
+            )
+            return encode_server(own, None)
+
+
+def _only_copied(wire: pb.Observation) -> bool:
+    """Whether to decode the frames is but to copy them, and they are small."""
+    return (
+        all(frame.encoding == pb.FRAME_ENCODING_RAW for frame in wire.frames)
+        and sum(len(frame.data) for frame in wire.frames) <= _INLINE_BYTES
+    )
 
 
 def _decode(wire: pb.Observation, robot: RobotSpec) -> tuple[Mapping[str, Image], int]:
-    """Frames by camera, and how long they took [ns]. Runs on a decoding thread."""
+    """Frames by camera, and how long they took [ns]. May run on a decoding thread."""
     began_ns = time.monotonic_ns()
     try:
         frames = decode_frames(wire, robot)
