@@ -136,7 +136,7 @@ class Report:
         if paired:
             caption.append("only: seeds that only this and only the first one won, and their p")
         if motion:
-            caption.append("motion: event to motion [ms], mean, 95% and p50/p99")
+            caption.append("motion: event to motion in ms, mean, 95% and p50/p99")
         else:
             caption.append("other: the thing that was not named was dealt with")
         table = Table(title=title, caption="\n".join(caption), box=SIMPLE_HEAD, padding=(0, 0))

@@ -8,7 +8,7 @@ import pytest
 from sim.collect import Noise, collect_episode
 from sim.delay import Fixed, whole
 from sim.env import SimRobot
-from sim.metrics import wilson
+from sim.metrics import mean_interval, sign_test, wilson
 from sim.rollout import expert, run_episode
 from sim.tasks import make_task
 
@@ -88,3 +88,12 @@ def test_wilson_against_published_values() -> None:
     assert high == pytest.approx(0.2775, abs=1e-3)
     low, high = wilson(8, 10)
     assert (low, high) == (pytest.approx(0.4902, abs=1e-3), pytest.approx(0.9433, abs=1e-3))
+
+
+def test_sign_test_and_mean_interval_against_values_known_by_hand() -> None:
+    assert sign_test(0, 0) == 1.0
+    assert sign_test(3, 3) == 1.0
+    assert sign_test(0, 5) == sign_test(5, 0) == pytest.approx(2 / 32)
+    assert sign_test(2, 8) == pytest.approx(2 * (1 + 10 + 45) / 1024)
+    mean, low, high = mean_interval([1.0, 3.0])
+    assert (mean, low, high) == (2.0, pytest.approx(2 - 1.96), pytest.approx(2 + 1.96))
