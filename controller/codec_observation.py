@@ -19,7 +19,7 @@ from controller.bounds import (
 from controller.codec_robot import ENCODING_FROM_PB, ENCODING_TO_PB, from_enum
 from controller.errors import ErrorCode, OnsetError
 from controller.frames import check_bytes, decode_image, encode_image
-from controller.types import Image, Observation, RobotSpec
+from controller.types import CameraSpec, Image, Observation, RobotSpec
 from onset.v1 import policy_pb2 as pb
 
 
@@ -148,7 +148,6 @@ def _check_frame_heads(message: pb.Observation, robot: RobotSpec) -> None:
     seen: set[tuple[str, int]] = set()
     for frame in message.frames:
         key = (frame.camera, frame.lag)
-        where = _where(frame)
         if key not in expected or key in seen:
             raise OnsetError(
                 ErrorCode.BAD_FRAME,
@@ -158,15 +157,15 @@ def _check_frame_heads(message: pb.Observation, robot: RobotSpec) -> None:
             )
         seen.add(key)
         camera = expected[key]
-        from_enum(f"{where}.encoding", frame.encoding, ENCODING_FROM_PB)
+        from_enum(f"{_where(frame)}.encoding", frame.encoding, ENCODING_FROM_PB)
         if (frame.height, frame.width) != (camera.height, camera.width):
             raise OnsetError(
                 ErrorCode.BAD_FRAME,
-                f"{where}.height, width",
+                f"{_where(frame)}.height, width",
                 f"{frame.height}x{frame.width}",
                 f"{camera.height}x{camera.width}",
             )
-        check_bytes(f"{where}.data", frame.data)
+        check_bytes(f"{_where(frame)}.data", frame.data)
     if len(seen) != len(expected):
         missing = sorted(set(expected) - seen)
         raise OnsetError(
@@ -188,19 +187,20 @@ def decode_frames(message: pb.Observation, robot: RobotSpec) -> Mapping[str, Ima
         OnsetError: BAD_FRAME or TOO_LARGE; it carries the observation's id.
     """
     try:
-        images = {
-            (frame.camera, frame.lag): decode_image(
-                f"{_where(frame)}.data",
-                frame.data,
-                ENCODING_FROM_PB[frame.encoding],
-                robot.camera(frame.camera),
-            )
-            for frame in message.frames
-        }
+        return {camera.name: _decode_camera(message, camera) for camera in robot.cameras}
     except OnsetError as error:
         error.observation_id = message.id
         raise
-    return {c.name: np.stack([images[c.name, lag] for lag in c.lags]) for c in robot.cameras}
+
+
+def _decode_camera(message: pb.Observation, camera: CameraSpec) -> Image:
+    images = np.empty((len(camera.lags), camera.height, camera.width, 3), dtype=np.uint8)
+    for frame in message.frames:
+        if frame.camera == camera.name:
+            encoding = ENCODING_FROM_PB[frame.encoding]
+            image = decode_image(f"{_where(frame)}.data", frame.data, encoding, camera)
+            images[camera.lags.index(frame.lag)] = image
+    return images
 
 
 def _where(frame: pb.Frame) -> str:

@@ -119,7 +119,7 @@ def _check_steps(steps: NDArray[np.int64], start_step: int) -> None:
             code, "slice.steps", f"shape {steps.shape}", f"(n,), n in 1..{MAX_HORIZON}"
         )
     last_allowed = start_step + MAX_HORIZON - 1
-    if steps[0] < start_step or steps[-1] > last_allowed or (np.diff(steps) <= 0).any():
+    if steps[0] < start_step or steps[-1] > last_allowed or (steps[1:] <= steps[:-1]).any():
         raise OnsetError(
             ErrorCode.BAD_VALUE,
             "slice.steps",

@@ -40,14 +40,14 @@ class Metrics:
     inference_ns: deque[int] = field(default_factory=lambda: deque(maxlen=WINDOW))
     total_ns: deque[int] = field(default_factory=lambda: deque(maxlen=WINDOW))
 
-    def slice_sent(self, timing: Timing, final: bool) -> None:
+    def slice_sent(self, timing: Timing, total_ns: int, final: bool) -> None:
         """Counts a slice; the last one of a chunk gives the chunk's durations."""
         self.slices += 1
         if final:
             self.chunks += 1
             self.queue_ns.append(timing.queue_ns)
             self.inference_ns.append(timing.encode_ns + timing.expert_ns)
-            self.total_ns.append(timing.total_ns)
+            self.total_ns.append(total_ns)
 
     def quantiles_ms(self) -> dict[str, tuple[float, float]]:
         """Median and 99th percentile [ms] of each duration that has been seen."""

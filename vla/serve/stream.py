@@ -116,7 +116,8 @@ class SessionStream:
                 reader.result()
         finally:
             self._leave()
-            tasks = [task for task in (reader, ended, self._writer) if task is not None]
+            begun = (reader, ended, self._writer)
+            tasks: list[asyncio.Task] = [task for task in begun if task is not None]
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -337,12 +338,8 @@ class SessionStream:
             await context.write(self._encode(*item))
 
     def _encode(self, message: ServerMessage, received_ns: int) -> pb.ServerMessage:
-        if isinstance(message, ActionSlice):
-            total_ns = time.monotonic_ns() - received_ns
-            message = replace(message, timing=replace(message.timing, total_ns=total_ns))
-            self._shared.metrics.slice_sent(message.timing, message.final)
         try:
-            return encode_server(message, self._shared.description.robot)
+            encoded = encode_server(message, self._shared.description.robot)
         except OnsetError as error:  # the server's own fault: say so in the message's place
             _log.error("session %d: %s", self._key, error)
             self._shared.metrics.errors += 1
@@ -354,13 +351,18 @@ class SessionStream:
                 observation_id=error.observation_id,
             )
             return encode_server(own, None)
+        if isinstance(message, ActionSlice):
+            total_ns = time.monotonic_ns() - received_ns
+            encoded.slice.timing.total_ns = total_ns
+            self._shared.metrics.slice_sent(message.timing, total_ns, message.final)
+        return encoded
 
 
 def _only_copied(wire: pb.Observation) -> bool:
     """Whether to decode the frames is but to copy them, and they are small."""
     return (
         all(frame.encoding == pb.FRAME_ENCODING_RAW for frame in wire.frames)
-        and sum(len(frame.data) for frame in wire.frames) <= _INLINE_BYTES
+        and sum(3 * frame.height * frame.width for frame in wire.frames) <= _INLINE_BYTES
     )
 
 
