@@ -188,12 +188,17 @@ def _alike(one: Case, other: Case) -> bool:
 
 def _motion(times_ms: Sequence[float]) -> Row:
     """Statistics of event-to-motion [ms]; an interval needs two times."""
-    names = ("motion_ms", "motion_low", "motion_high", "motion_p50", "motion_p99", "reacted")
-    if len(times_ms) < 2:
-        return dict.fromkeys(names)
-    middle, most = np.quantile(times_ms, [0.5, 0.99])
-    values = (*mean_interval(times_ms), float(middle), float(most), len(times_ms))
-    return dict(zip(names, values, strict=True))
+    known = len(times_ms) >= 2
+    mean, low, high = mean_interval(times_ms) if known else (None, None, None)
+    middle, most = np.quantile(times_ms, [0.5, 0.99]).tolist() if known else (None, None)
+    return {
+        "motion_ms": mean,
+        "motion_low": low,
+        "motion_high": high,
+        "motion_p50": middle,
+        "motion_p99": most,
+        "reacted": len(times_ms) if known else None,
+    }
 
 
 def _number(row: Row, name: str) -> float:
