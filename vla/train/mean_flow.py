@@ -40,7 +40,7 @@ def mean_flow_target(field: Field, action: Tensor, noise: Tensor, times: Times) 
     tangents = (rate[..., None] * velocity, rate, torch.zeros_like(rate))
     # Fused attention has no forward-mode derivative.
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
-        _, along = jvp(field, (x, times.start, times.end), tangents)
+        along = jvp(field, (x, times.start, times.end), tangents)[1]
     length = torch.where(rate > 0, (times.start - times.end) / rate.clamp(min=1e-6), 0.0)
     return velocity - length[..., None] * along
 
