@@ -19,6 +19,7 @@ import tyro
 from rich.console import Console
 from rich.progress import track
 
+from controller.bounds import check_range
 from controller.errors import OnsetError
 from controller.types import Observation
 from scripts.evaluate_cases import Case, Variant, conditions, hardness_options, make_cases
@@ -61,6 +62,7 @@ class Args:
             benchmarks/ttfa.py.
         execute_steps: K, steps between observations; auto for the least that one server sustains,
             where the expert stops after the actions that are executed.
+        least_steps: Least K of auto.
         hardness: Parameters of the task as name=value.
         workers: Processes.
         json: Result file to write.
@@ -78,6 +80,7 @@ class Args:
     scales: tuple[float, ...] = ()
     times: Path = ROOT / "docs" / "results" / "ttfa.json"
     execute_steps: int | Literal["auto"] = 4
+    least_steps: int = 1
     hardness: tuple[str, ...] = ()
     workers: int = 2
     json: Path | None = None
@@ -125,13 +128,16 @@ def plan(args: Args) -> list[Case]:
     Raises:
         OnsetError: The checkpoint does not offer a schedule, or a value is out of range.
     """
+    check_range("least_steps", args.least_steps, 1, HORIZON)
     checkpoint = load_checkpoint(Path(args.policy or args.task))
     period_ns = checkpoint.meta.robot.period_ns
     delays = args.delays if args.delays is not None else () if args.scales else (0, 8)
     found = conditions(delays, args.scales, args.times, period_ns)
     execute_steps = None if args.execute_steps == "auto" else args.execute_steps
     variants = _variants(checkpoint, args)
-    return make_cases(args.who, variants, found, execute_steps, args.episodes, period_ns)
+    return make_cases(
+        args.who, variants, found, execute_steps, args.least_steps, args.episodes, period_ns
+    )
 
 
 def _variants(checkpoint: Checkpoint, args: Args) -> list[Variant]:

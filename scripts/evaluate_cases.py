@@ -115,6 +115,7 @@ def make_cases(
     variants: Sequence[Variant],
     conditions: Sequence[Condition],
     execute_steps: int | None,
+    least_steps: int,
     episodes: int,
     period_ns: int,
 ) -> list[Case]:
@@ -128,6 +129,7 @@ def make_cases(
         variants: Ways to run the expert, the first of which the others are compared with.
         conditions: How late the actions are.
         execute_steps: K, steps between observations; None for as often as a server sustains.
+        least_steps: Least K where it is not given.
         episodes: Episodes of a row.
         period_ns: Policy period [ns].
 
@@ -140,20 +142,26 @@ def make_cases(
             for variant in variants if name == "policy" else variants[:1]:
                 # Who is no policy has whole chunks: all of one is there after the last step.
                 ready_at = variant.ready_at if name in POLICY_ROWS else (variant.steps,) * HORIZON
-                cadence = _cadence(ready_at, condition, execute_steps, period_ns)
+                cadence = _cadence(ready_at, condition, execute_steps, least_steps, period_ns)
                 count = episodes if name in MAIN_ROWS else max(1, episodes // 4)
                 cases.append(Case(name, variant, condition, cadence, count))
     return cases
 
 
 def _cadence(
-    ready_at: Sequence[int], condition: Condition, execute_steps: int | None, period_ns: int
+    ready_at: Sequence[int],
+    condition: Condition,
+    execute_steps: int | None,
+    least_steps: int,
+    period_ns: int,
 ) -> Cadence:
     if execute_steps is not None:
         return Cadence(execute_steps, len(ready_at))
     if isinstance(condition.latency, Fixed):
-        return Cadence(1, len(ready_at))  # no computation that would keep a server busy
-    return fastest_cadence(np.array(ready_at), condition.latency, period_ns, CONTROL_PERIOD_NS)
+        return Cadence(least_steps, len(ready_at))  # nothing that would keep a server busy
+    return fastest_cadence(
+        np.array(ready_at), condition.latency, period_ns, CONTROL_PERIOD_NS, least_steps
+    )
 
 
 def hardness_options(task: str, pairs: Sequence[str]) -> dict[str, float]:

@@ -38,7 +38,11 @@ class Cadence:
 
 
 def fastest_cadence(
-    ready_at: NDArray[np.int64], latency: Compute, period_ns: int, tick_ns: int
+    ready_at: NDArray[np.int64],
+    latency: Compute,
+    period_ns: int,
+    tick_ns: int,
+    least_steps: int = 1,
 ) -> Cadence:
     """The least K that one server can sustain without leaving a step without an action.
 
@@ -51,6 +55,8 @@ def fastest_cadence(
         latency: Times of the parts of an inference.
         period_ns: Policy period [ns].
         tick_ns: Control period [ns]: what has arrived is seen at the next tick.
+        least_steps: K is not less. A chunk is planned from the measured joints, which trail the
+            set-points: an arm that is planned anew at every step is a softer one.
 
     Raises:
         OnsetError: BAD_VALUE when the server is too slow for chunks of this length.
@@ -59,7 +65,7 @@ def fastest_cadence(
     seen = -(-arrival // tick_ns) * tick_ns
     late = np.flatnonzero(seen > np.arange(len(ready_at)) * period_ns)
     overlap = int(late[-1]) + 1 if len(late) else 0
-    for execute_steps in range(1, len(ready_at) - overlap + 1):
+    for execute_steps in range(least_steps, len(ready_at) - overlap + 1):
         executed = execute_steps + overlap
         if latency.busy_ns(int(ready_at[:executed].max())) <= execute_steps * period_ns:
             return Cadence(execute_steps, executed)

@@ -52,7 +52,7 @@ def report(results: dict[Case, list[bool]]) -> Report:
 
 def cases(variants=(CONSTANT,), who=("policy", "expert"), delays=(0, 8)) -> list[Case]:
     found = conditions(delays, (), Path("none"), PERIOD)
-    return make_cases(who, variants, found, 4, 8, PERIOD)
+    return make_cases(who, variants, found, 4, 1, 8, PERIOD)
 
 
 def test_recorded_times_become_the_time_of_the_computation(times) -> None:
@@ -104,7 +104,7 @@ def test_a_reference_line_runs_once_for_a_quarter_of_the_episodes() -> None:
 
 def test_auto_observes_as_often_as_the_server_sustains(times) -> None:
     found = conditions((0,), (4,), times, PERIOD)
-    chosen = make_cases(("policy", "expert"), (HAS, CONSTANT), found, None, 8, PERIOD)
+    chosen = make_cases(("policy", "expert"), (HAS, CONSTANT), found, None, 1, 8, PERIOD)
     cadences = [(c.who, c.schedule, c.cadence.execute_steps, c.cadence.executed) for c in chosen]
     assert cadences == [
         ("policy", "has", 1, 32),
@@ -161,7 +161,7 @@ def test_steps_are_named_where_a_schedule_has_several() -> None:
 
 def test_motion_is_averaged_over_the_episodes_in_which_the_arm_moved(times) -> None:
     found = conditions((), (4,), times, PERIOD)
-    (case,) = make_cases(("policy",), (HAS,), found, None, 4, PERIOD)
+    (case,) = make_cases(("policy",), (HAS,), found, None, 1, 4, PERIOD)
     made = Report({case: [outcome(True, 80), outcome(True, 120), outcome(False), outcome(False)]})
     (row,) = made.rows
     assert (row["motion_ms"], row["reacted"]) == (100.0, 2)
@@ -173,7 +173,7 @@ def test_motion_is_averaged_over_the_episodes_in_which_the_arm_moved(times) -> N
 def test_the_table_fits_80_columns(times) -> None:
     meanflow = Variant("has_meanflow", 10, HAS.ready_at)
     found = conditions((), (0.5, 8), times, PERIOD)
-    chosen = make_cases(("policy", "expert"), (CONSTANT, meanflow), found, None, 400, PERIOD)
+    chosen = make_cases(("policy", "expert"), (CONSTANT, meanflow), found, None, 1, 400, PERIOD)
     made = Report({case: [outcome(True, 130 + i) for i in range(400)] for case in chosen})
     console = Console(width=80, record=True, file=io.StringIO())
     console.print(made.table("whack"))

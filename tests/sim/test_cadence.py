@@ -45,6 +45,11 @@ def test_without_delay_one_action_of_each_chunk_is_enough() -> None:
     assert fastest_cadence(CONSTANT, Compute(0, 0), 40 * MS, 10 * MS) == Cadence(1, 1)
 
 
+def test_a_floor_is_kept_and_an_early_stop_follows_it() -> None:
+    found = fastest_cadence(HAS, compute(4), 40 * MS, 10 * MS, least_steps=2)
+    assert found == Cadence(2, 3)
+
+
 def test_a_server_that_is_too_slow_for_the_chunk_is_told() -> None:
     with pytest.raises(OnsetError, match="latency"):
         fastest_cadence(CONSTANT, compute(100), 40 * MS, 10 * MS)
