@@ -3,19 +3,30 @@
 Three clocks, in process and over gRPC to a server process: TTFA (the first action is there), T_s
 (the s actions to execute are), T_H (all are). The ideal is one prefix, one expert step and the
 encoding of the messages.
+
+Robots ask a few times a second, and in between a processor's caches fill with other things: the
+first prefix after a pause takes longer than the hundredth in a loop. So everything is measured in
+the same rounds: each round takes every schedule, in process and over gRPC, and every part of the
+ideal once, in an order drawn anew, and each after the same pause. The parts in loops of their own
+are in the table as well ("tight loop"); no figure is made from them. The floor is the ideal with
+the messages replaced by their round trip to the same server with an engine that answers at once.
 """
 
 from __future__ import annotations
 
 import os
 
-# Before torch is imported: idle OpenMP threads spin, and the server shares these cores.
+# Before torch is imported: idle OpenMP threads spin, and the servers share these cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
+import random
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from collections import defaultdict
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,25 +36,21 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from benchmarks._ttfa_chart import draw
+from benchmarks._ttfa_clocks import Clocks, Parts, arriving, observation_of, timed_ms
 from controller.client import GrpcLink
 from controller.client_session import LinkConfig
-from controller.codec import (
-    decode_client,
-    decode_frames,
-    decode_server,
-    encode_client,
-    encode_server,
-)
-from controller.types import ActionSlice, Observation
-from scripts.local_server import LocalServer
+from scripts.local_server import SERVE, LocalServer
 from scripts.results import code_commit, write_results
 from vla.checkpoint import Checkpoint, load_checkpoint
-from vla.engine import Engine, Finished
-from vla.schedule import SCHEDULES
+from vla.engine import Engine
 from vla.serve.runner import blank_observation
 
 CONSOLE = Console()
-WARM_UP = 5  # replies that are not counted
+NULL_SERVER = Path(__file__).with_name("_null_server.py")
+SCHEDULES = ("constant", "has", "one_step")
+WARM_UP = 5  # rounds that are not counted
+PAUSE_S = 0.005  # before each measurement
 CLOCKS = {"first": "TTFA", "executed": "T_s", "whole": "T_H"}
 
 
@@ -55,7 +62,7 @@ class Args:
         policy: Name of a bundled policy, or path of a .safetensors file.
         replies: Observations per schedule.
         executed: s, actions executed of each chunk.
-        out: Folder of the servers' logs.
+        out: Folder of the chart and the servers' logs.
         json: Result file to write.
     """
 
@@ -66,170 +73,134 @@ class Args:
     json: Path | None = None
 
 
-@dataclass
-class Clocks:
-    """Times of one schedule [ms], one entry a reply."""
+@dataclass(frozen=True)
+class Measured:
+    """Everything that was measured in the rounds.
 
-    first: list[float] = field(default_factory=list)
-    executed: list[float] = field(default_factory=list)
-    whole: list[float] = field(default_factory=list)
+    Attributes:
+        parts: Parts of the ideal, and the null round trip [ms].
+        local: Times in process, by schedule.
+        remote: Times over gRPC, by schedule.
+    """
 
-    def note(self, pieces: Iterable[ActionSlice | Finished], executed: int, began_ns: int) -> None:
-        """Takes the times at which the pieces of one chunk come."""
-        there: set[int] = set()
-        executed_ms = now_ms = None
-        for piece in pieces:
-            now_ms = (time.perf_counter_ns() - began_ns) * 1e-6
-            if not there:
-                self.first.append(now_ms)
-            there.update(piece.steps.tolist())
-            # A chunk's first step is among its first finished ones, whatever the schedule.
-            if executed_ms is None and there >= set(range(min(there), min(there) + executed)):
-                executed_ms = now_ms
-        if now_ms is None or executed_ms is None:
-            raise RuntimeError(f"a chunk of {len(there)} actions; {executed} are to be executed")
-        self.executed.append(executed_ms)
-        self.whole.append(now_ms)
+    parts: dict[str, list[float]] = field(default_factory=partial(defaultdict, list))
+    local: dict[str, Clocks] = field(default_factory=partial(defaultdict, Clocks))
+    remote: dict[str, Clocks] = field(default_factory=partial(defaultdict, Clocks))
 
 
 def main(args: Args) -> None:
     commit = code_commit()
     torch.set_num_threads(1)
     checkpoint = load_checkpoint(Path(args.policy))
-    parts = measure_parts(checkpoint, args.replies)
-    local = in_process(checkpoint, args)
-    remote = over_grpc(checkpoint, args)
+    meta = checkpoint.meta
+    for name in (name for name in SCHEDULES if name not in meta.schedules):
+        CONSOLE.print(f"{name} is skipped: {meta.name} offers {list(meta.schedules)}")
+    parts = Parts(checkpoint)
+    tight, sampler = parts.tight_ms(args.replies), parts.sampler_ms(args.replies)
+    measured = measure(checkpoint, parts, args)
 
-    rows = [_row("parts", name, times) for name, times in parts.items()]
-    for where, clocks in (("in process", local), ("over gRPC", remote)):
+    rows = [_row("parts", name, times) for name, times in measured.parts.items()]
+    rows += [_row("tight loop", name, times) for name, times in (tight | sampler).items()]
+    places = {"in process": measured.local, "over gRPC": measured.remote}
+    for place, clocks in places.items():
         for schedule, clock in clocks.items():
             for name, label in CLOCKS.items():
-                rows.append(_row(where, f"{schedule} {label}", getattr(clock, name)))
-    steps = checkpoint.meta.expert_steps
-    figures = make_figures(steps, parts, local, remote)
-    table = Table(title=f"{args.policy}, {args.replies} replies, s = {args.executed}; times in ms")
+                rows.append(_row(place, f"{schedule} {label}", getattr(clock, name)))
+    figures = make_figures(meta.expert_steps, measured, sampler)
+    title = f"{args.policy}, {args.replies} replies, s = {args.executed}"
+    CONSOLE.print(_table(f"{title}; times in ms", rows))
+    for name, value in figures.items():
+        CONSOLE.print(f"{name} = {value:.3f}")
+    draw(args.out / "ttfa.png", title, places)
+    CONSOLE.print(f"wrote {args.out / 'ttfa.png'}")
+    if args.json is not None:
+        write_results(args.json, figures, rows, commit=commit)
+        CONSOLE.print(f"wrote {args.json}")
+
+
+def measure(checkpoint: Checkpoint, parts: Parts, args: Args) -> Measured:
+    """Runs the rounds; see the module's docstring."""
+    meta = checkpoint.meta
+    names = [name for name in SCHEDULES if name in meta.schedules]
+    engines = {name: Engine(checkpoint, schedule=name) for name in names}
+    blank, prompt = blank_observation(meta.robot), meta.prompts[0]
+    done = Measured()
+
+    def model(into: Measured, number: int) -> None:
+        for name, ms in zip(("prefix", "expert step"), parts.model_ms(), strict=True):
+            into.parts[name].append(ms)
+
+    def messages(into: Measured, number: int) -> None:
+        into.parts["messages"] += timed_ms(parts.messages, 1)
+
+    def local(name: str, into: Measured, number: int) -> None:
+        observation, began = observation_of(blank, number), time.perf_counter_ns()
+        pieces = engines[name].stream(observation, prompt)
+        into.local[name].note(pieces, args.executed, began)
+
+    def remote(name: str, link: GrpcLink, into: Measured, number: int) -> None:
+        observation, began = observation_of(blank, number), time.perf_counter_ns()
+        link.submit(observation)
+        into.remote[name].note(arriving(link), args.executed, began)
+
+    def null(link: GrpcLink, into: Measured, number: int) -> None:
+        observation, began = observation_of(blank, number), time.perf_counter_ns()
+        link.submit(observation)
+        for _ in arriving(link):
+            into.parts["null round trip"].append((time.perf_counter_ns() - began) * 1e-6)
+
+    with ExitStack() as stack:
+
+        def link_to(name: str, script: Path, *options: str) -> GrpcLink:
+            log = args.out / f"server_{name}.log"
+            server = LocalServer(args.policy, log, *options, script=script)
+            config = LinkConfig(reply_deadline_s=5.0)
+            address = stack.enter_context(server).address
+            link = GrpcLink(address, meta.robot, robot_id="ttfa", prompt=prompt, config=config)
+            return stack.enter_context(link)
+
+        jobs: list[Callable[[Measured, int], None]] = [model, messages]
+        jobs += [partial(local, name) for name in names]
+        jobs += [partial(remote, name, link_to(name, SERVE, "--schedule", name)) for name in names]
+        jobs.append(partial(null, link_to("null", NULL_SERVER)))
+        order = random.Random(0)
+        for number in track(range(args.replies + WARM_UP), "rounds", console=CONSOLE):
+            into = done if number >= WARM_UP else Measured()
+            for job in order.sample(jobs, len(jobs)):
+                time.sleep(PAUSE_S)
+                job(into, number)
+    return done
+
+
+def make_figures(
+    steps: int, measured: Measured, sampler: dict[str, list[float]]
+) -> dict[str, float]:
+    """Medians and their ratios."""
+    part = {name: float(np.median(times)) for name, times in measured.parts.items()}
+    prefix, step = part["prefix"], part["expert step"]
+    constant, has = (float(np.median(measured.remote[n].first)) for n in ("constant", "has"))
+    ratio = constant / has
+    bare = np.array(sampler["bare expert"])
+    return {
+        "ttfa_over_ideal": has / (prefix + step + part["messages"]),
+        "ttfa_over_floor": has / (prefix + step + part["null round trip"]),
+        "ttfa_in_process_over_ideal": float(np.median(measured.local["has"].first))
+        / (prefix + step),
+        "ttfa_constant_over_has": ratio,
+        "ttfa_ratio_over_ideal_ratio": ratio / ((prefix + steps * step) / (prefix + step)),
+        "sampler_overhead": float(np.median(np.array(sampler["sampler"]) / bare)) - 1,
+    }
+
+
+def _table(title: str, rows: list[dict[str, object]]) -> Table:
+    table = Table(title=title)
     for name in ("where", "what", "p50", "p99"):
         table.add_column(name, justify="left" if name in ("where", "what") else "right")
     for row in rows:
         table.add_row(
             str(row["where"]), str(row["what"]), f"{row['p50_ms']:.2f}", f"{row['p99_ms']:.2f}"
         )
-    CONSOLE.print(table)
-    for name, value in figures.items():
-        CONSOLE.print(f"{name} = {value:.3f}")
-    if args.json is not None:
-        write_results(args.json, figures, rows, commit=commit)
-        CONSOLE.print(f"wrote {args.json}")
-
-
-def measure_parts(checkpoint: Checkpoint, count: int) -> dict[str, list[float]]:
-    """Times of a prefix, of an expert step, and of both sides' work on the messages [ms]."""
-    engine = Engine(checkpoint)
-    model, robot = checkpoint.model, checkpoint.meta.robot
-    blank = blank_observation(robot)
-    inputs = engine.inputs(blank, checkpoint.meta.prompts[0])
-    actions = np.zeros((model.horizon, model.action_dim), np.float32)
-    reply = ActionSlice(0, 0, np.arange(model.horizon), actions, True)
-
-    def messages() -> None:
-        up = encode_client(blank, robot)
-        there = type(up).FromString(up.SerializeToString())
-        decode_client(there, robot)
-        decode_frames(there.observation, robot)
-        down = encode_server(reply, robot)
-        decode_server(type(down).FromString(down.SerializeToString()), robot)
-
-    with torch.inference_mode():
-        context = model.encode(inputs)
-        x, tau = torch.randn(1, model.horizon, model.action_dim), torch.ones(1, model.horizon)
-        return {
-            "prefix": _timed(lambda: model.encode(inputs), count),
-            "expert step": _timed(lambda: model.velocity(x, tau, context), count),
-            "messages": _timed(messages, count),
-        }
-
-
-def in_process(checkpoint: Checkpoint, args: Args) -> dict[str, Clocks]:
-    """The engines alone, in turn, so that a slow minute falls on every schedule."""
-    engines = {name: Engine(checkpoint, schedule=name) for name in SCHEDULES}
-    clocks = {name: Clocks() for name in SCHEDULES}
-    prompt = checkpoint.meta.prompts[0]
-    for observation in track(_observations(checkpoint, args), "in process", console=CONSOLE):
-        for name, engine in engines.items():
-            began = time.perf_counter_ns()
-            clock = clocks[name] if observation.id >= WARM_UP else Clocks()
-            clock.note(engine.stream(observation, prompt), args.executed, began)
-    return clocks
-
-
-def over_grpc(checkpoint: Checkpoint, args: Args) -> dict[str, Clocks]:
-    """One server process after the other, as a robot's link sees it."""
-    clocks = {name: Clocks() for name in SCHEDULES}
-    meta = checkpoint.meta
-    for name in SCHEDULES:
-        log = args.out / f"server_{name}.log"
-        with (
-            LocalServer(args.policy, log, "--schedule", name) as server,
-            GrpcLink(
-                server.address,
-                meta.robot,
-                robot_id="ttfa",
-                prompt=meta.prompts[0],
-                config=LinkConfig(reply_deadline_s=5.0),
-            ) as link,
-        ):
-            title = f"over gRPC, {name}"
-            for observation in track(_observations(checkpoint, args), title, console=CONSOLE):
-                began = time.perf_counter_ns()
-                link.submit(observation)
-                clock = clocks[name] if observation.id >= WARM_UP else Clocks()
-                clock.note(_arriving(link), args.executed, began)
-    return clocks
-
-
-def _arriving(link: GrpcLink) -> Iterator[ActionSlice]:
-    """The slices of one chunk as they come."""
-    while True:
-        for piece in link.poll(time.monotonic_ns()):
-            yield piece
-            if piece.final:
-                return
-        time.sleep(5e-5)
-
-
-def _observations(checkpoint: Checkpoint, args: Args) -> list[Observation]:
-    blank = blank_observation(checkpoint.meta.robot)
-    numbers = range(args.replies + WARM_UP)
-    return [replace(blank, id=number, step=number) for number in numbers]
-
-
-def make_figures(
-    steps: int,
-    parts: dict[str, list[float]],
-    local: dict[str, Clocks],
-    remote: dict[str, Clocks],
-) -> dict[str, float]:
-    """Medians and their ratios."""
-    prefix, step, messages = (float(np.median(parts[name])) for name in parts)
-    constant, has = (float(np.median(remote[name].first)) for name in ("constant", "has"))
-    ideal = (prefix + steps * step) / (prefix + step)
-    whole = float(np.median(local["constant"].whole))
-    return {
-        "ttfa_over_ideal": has / (prefix + step + messages),
-        "ttfa_constant_over_has": constant / has,
-        "ttfa_ratio_over_ideal_ratio": constant / has / ideal,
-        "sampler_overhead": (whole - prefix - steps * step) / (steps * step),
-    }
-
-
-def _timed(function: Callable[[], object], count: int) -> list[float]:
-    times = []
-    for number in range(count + WARM_UP):
-        began = time.perf_counter_ns()
-        function()
-        if number >= WARM_UP:
-            times.append((time.perf_counter_ns() - began) * 1e-6)
-    return times
+    return table
 
 
 def _row(where: str, what: str, times: list[float]) -> dict[str, object]:

@@ -16,20 +16,21 @@ _STOP_S = 10.0
 
 
 class LocalServer:
-    """Starts ``scripts/serve.py`` and stops it again; a context manager.
+    """Starts ``scripts/serve.py``, or a script like it, and stops it again; a context manager.
 
     Attributes:
         address: ``host:port``, once it is ready.
     """
 
-    def __init__(self, policy: str, log: Path, *options: str) -> None:
+    def __init__(self, policy: str, log: Path, *options: str, script: Path = SERVE) -> None:
         """Args:
         policy: Bundled name or path.
         log: Where the server's log goes; it is begun anew.
         options: Further command-line options of the server.
+        script: What serves; it says where in the same words.
         """
         self._log = log
-        self._command = [sys.executable, str(SERVE), "--policy", policy, "--port", "0", *options]
+        self._command = [sys.executable, str(script), "--policy", policy, "--port", "0", *options]
         self.address = ""
 
     def __enter__(self) -> Self:

@@ -193,7 +193,10 @@ class PolicyServer:
 
 
 async def serve(
-    checkpoint: Checkpoint, config: ServeConfig, on_ready: Callable[[str], None]
+    checkpoint: Checkpoint,
+    config: ServeConfig,
+    on_ready: Callable[[str], None],
+    make_engine: Callable[[], Inference] | None = None,
 ) -> bool:
     """Serves until SIGTERM or SIGINT, then drains. A second signal ends the process at once.
 
@@ -201,6 +204,7 @@ async def serve(
         checkpoint: The policy.
         config: Settings.
         on_ready: Is told ``host:port`` once robots can connect.
+        make_engine: As ``PolicyServer``'s.
 
     Returns:
         Whether it ended because it was asked to; False when the model's thread failed.
@@ -222,7 +226,7 @@ async def serve(
             asked.set()
             loop.call_later(_SAME_SIGNAL_S, restore)
 
-    server = PolicyServer(checkpoint, config)
+    server = PolicyServer(checkpoint, config, make_engine)
     port = await server.start()
     for number in _SIGNALS:
         loop.add_signal_handler(number, leave)
