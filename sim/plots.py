@@ -66,7 +66,7 @@ class Panel:
     Attributes:
         xlabel: What is to the right.
         ylabel: What is upwards.
-        lines: Points by the line's name: x, y, lower and upper end of y.
+        lines: Points by the line's name: x > 0, y, lower and upper end of y.
         share: Whether y is a share, shown from 0 to 1.
     """
 
@@ -105,7 +105,8 @@ def plot_panels(path: Path, title: str, panels: Sequence[Panel]) -> None:
                 capsize=3,
                 label=name,
             )
-        ax.set(xlabel=panel.xlabel, ylabel=panel.ylabel, xlim=(0, None))
+        most = max((x for points in panel.lines.values() for x, *_ in points), default=1.0)
+        ax.set(xlabel=panel.xlabel, ylabel=panel.ylabel, xlim=(0, 1.08 * most))
         ax.set_ylim((0, 1.02) if panel.share else (0, None))
         ax.grid(alpha=0.3)
         ax.legend(fontsize=8, loc="best")
