@@ -214,7 +214,7 @@ def _stream(job: Job, robot: SimRobot) -> Stream:
 def _engine(job: Job) -> Engine:
     case, policy = job.case, job.args.policy or job.args.task
     trained = case.who != "untrained"
-    key = (trained, case.variant, case.cadence.executed)
+    key = (policy, trained, case.variant, case.cadence.executed)
     if key not in _engines:
         _engines[key] = Engine(
             _checkpoint(policy, trained=trained),

@@ -11,16 +11,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from scripts.evaluate import Args, Job, run_job
+from scripts.evaluate import Args, Job, plan, run_job
 from vla.checkpoint import WEIGHTS
+from vla.schedule import SCHEDULES
 
 TASKS = ("whack", "intercept", "pick_place")
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 MEGABYTE = 1_000_000
 
 
-def episodes(task: str, who: str, count: int) -> list:
-    return [run_job(Job(Args(task), who, 0, seed)) for seed in range(5_000, 5_000 + count)]
+def episodes(task: str, who: str, count: int, schedule: str = "constant") -> list:
+    args = Args(task, who=(who,), schedule=(schedule,), delays=(0,))
+    (case,) = plan(args)
+    seeds = range(5_000, 5_000 + count)
+    return [run_job(Job(args, case, seed)).episode for seed in seeds]
 
 
 def share(values: list[bool]) -> float:
@@ -34,6 +38,13 @@ def test_policy_does_its_task_and_untrained_weights_do_not(task: str) -> None:
     untrained = share([e.success for e in episodes(task, "untrained", 8)])
     assert trained >= 0.6
     assert untrained <= 0.15
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("schedule", SCHEDULES[1:])
+@pytest.mark.timeout(600)
+def test_policy_does_its_task_under_every_schedule(task: str, schedule: str) -> None:
+    assert share([e.success for e in episodes(task, "policy", 10, schedule)]) >= 0.6
 
 
 @pytest.mark.parametrize("task", TASKS)
