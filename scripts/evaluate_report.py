@@ -125,7 +125,8 @@ class Report:
 
     def _label(self, case: Case) -> str:
         if case.who == "policy" and len(self._variants) > 1:
-            return f"{case.variant.schedule}/{case.variant.steps}"
+            name = case.variant.schedule
+            return f"{name}/{case.variant.steps}" if name in self._several else name
         return case.who
 
     def table(self, title: str) -> Table:
@@ -136,13 +137,14 @@ class Report:
         if paired:
             caption.append("only: seeds that only this and only the first one won, and their p")
         if motion:
-            caption.append("motion: event to motion in ms, mean, 95% and p50/p99")
+            caption.append("ms: event to motion, mean, 95% and p50/p99")
         else:
             caption.append("other: the thing that was not named was dealt with")
         table = Table(title=title, caption="\n".join(caption), box=SIMPLE_HEAD, padding=(0, 0))
-        names = ["who", "late", "K", "seeds", "success", "95%"]
+        # Short names where there are many columns.
+        names = ["who", "late", "K", *(("n", "won") if motion else ("seeds", "success")), "95%"]
         names += ["only", "p"] if paired else []
-        names += ["motion", "95%", "p50/p99"] if motion else ["score", "other"]
+        names += ["ms", "95%", "p50/p99"] if motion else ["score", "other"]
         for name in names:
             table.add_column(name, justify="left" if name == "who" else "right", no_wrap=True)
         for case, row in zip(self._outcomes, self.rows, strict=True):
