@@ -72,11 +72,12 @@ def command_line(argv: Sequence[str] | None = None) -> str:
 def code_commit() -> str:
     """Return the commit of this checkout, with `-dirty` when its code has local changes.
 
-    The result files and the page made from them are not code. "unknown" outside git.
+    What is under docs is not code: a run may write its files and pictures there. "unknown" outside
+    git.
     """
     try:
         head = _git("rev-parse", "HEAD")
-        changes = _git("status", "--porcelain", "--", ".", ":!docs/results", ":!docs/results.md")
+        changes = _git("status", "--porcelain", "--", ".", ":!docs")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return f"{head}-dirty" if changes else head
