@@ -49,7 +49,7 @@ class Recipe:
         round_episodes: Episodes of each round.
         first: Steps on the first round's data, before the first DAgger round.
         steps: Steps in all; the rest is shared by the rounds.
-        tune: Steps of tuning, on the data of all rounds.
+        tune_steps: Steps of tuning, on the data of all rounds.
     """
 
     episodes: int
@@ -57,7 +57,7 @@ class Recipe:
     round_episodes: int
     first: int
     steps: int
-    tune: int
+    tune_steps: int
 
 
 # An episode of intercept is short; pick_place has two cameras and three times the phases.
@@ -115,8 +115,7 @@ def make_recipe(args: Args) -> Recipe:
     """The task's recipe with what the command line overrides."""
     if args.task not in RECIPES:
         raise OnsetError(ErrorCode.BAD_VALUE, "task", args.task, sorted(RECIPES))
-    given = {f.name: getattr(args, f.name) for f in dataclasses.fields(Recipe) if f.name != "tune"}
-    given["tune"] = args.tune_steps
+    given = {f.name: getattr(args, f.name) for f in dataclasses.fields(Recipe)}
     return dataclasses.replace(
         RECIPES[args.task], **{name: value for name, value in given.items() if value is not None}
     )
@@ -155,14 +154,14 @@ def main(args: Args) -> None:
         if trainer.step < until:
             fit(trainer, until)
     tuned = make_tuned(args, recipe, trainer)
-    fit(tuned, recipe.tune)
+    fit(tuned, recipe.tune_steps)
     if args.ship:
         ship(args, tuned, len(data), [folder / "log.jsonl", tuned.folder / "log.jsonl"], commit)
 
 
 def make_tuned(args: Args, recipe: Recipe, trainer: Trainer) -> Trainer:
     """The trainer of the second stage, at its beginning or where it was."""
-    meta, config = trainer.meta, dataclasses.replace(args.tune, steps=recipe.tune)
+    meta, config = trainer.meta, dataclasses.replace(args.tune, steps=recipe.tune_steps)
     model = dataclasses.replace(meta.model, mean_flow=config.draws.jump > 0)
     meta = dataclasses.replace(meta, model=model, max_delay=config.mixture.d_max)
     folder = trainer.folder / "tune"

@@ -87,20 +87,20 @@ class Engine:
         self._name = schedule
         self._steps = meta.expert_steps if expert_steps is None else expert_steps
         self._samplers: dict[int, Sampler] = {}
-        self.schedule = self.schedule_for(0)
-        self._sampler(0)
+        self._sampler(0)  # now, so that a bad value is told at the start
 
-    def schedule_for(self, delay: int) -> Schedule:
-        """The schedule behind so many committed actions.
+    @property
+    def schedule(self) -> Schedule:
+        """The schedule of a chunk without committed actions."""
+        return self._schedule(0)
 
-        Raises:
-            OnsetError: There is no free index then.
-        """
+    def _schedule(self, delay: int) -> Schedule:
         return make_schedule(self._name, self._model.horizon, delay, self._steps)
 
     def _sampler(self, delay: int) -> Sampler:
+        """Walks the schedule behind so many committed actions; made once."""
         if delay not in self._samplers:
-            schedule = self.schedule_for(delay)
+            schedule = self._schedule(delay)
             self._samplers[delay] = Sampler(self._model, schedule, self._executed, self.device)
         return self._samplers[delay]
 

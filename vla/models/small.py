@@ -178,7 +178,7 @@ class SmallVLA(nn.Module):
         h = self.action_in(torch.cat([x, time], dim=-1)) + self.action_position
         if jump is not None:
             # Minus its value at 0, so that no jump at all is the velocity, whatever is learnt.
-            still = time_embedding(torch.zeros_like(jump), width, shortest)
+            still = time_embedding(jump.new_zeros(()), width, shortest)
             h = h + self.jump(time_embedding(jump, width, shortest) - still)
         # The summary is a token of its own, and is added to each action token as well.
         h = torch.cat([context.summary[:, None], h + context.summary[:, None]], dim=1)
