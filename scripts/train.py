@@ -65,6 +65,7 @@ RECIPES = {
     "whack": Recipe(480, 3, 120, 1500, 2800, 1500),
     "intercept": Recipe(1600, 3, 400, 1200, 2800, 1500),
     "pick_place": Recipe(800, 3, 160, 1500, 3300, 1500),
+    "conveyor": Recipe(1200, 3, 160, 1200, 2400, 1500),
 }
 
 
@@ -75,7 +76,7 @@ class Args:
     Every stage is passed over when it is done: an interrupted run goes on where it was.
 
     Attributes:
-        task: whack, intercept or pick_place.
+        task: whack, intercept, pick_place or conveyor.
         episodes: Expert episodes of the first round; the task's recipe by default.
         rounds: DAgger rounds; the recipe's by default.
         round_episodes: Episodes of each round; the recipe's by default.
