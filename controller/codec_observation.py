@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from controller.bounds import (
 from controller.codec_robot import ENCODING_FROM_PB, ENCODING_TO_PB, from_enum
 from controller.errors import ErrorCode, OnsetError
 from controller.frames import check_bytes, decode_image, encode_image
-from controller.types import CameraSpec, Image, Observation, RobotSpec
+from controller.types import CameraSpec, Float, Image, Observation, RobotSpec
 from onset.v1 import policy_pb2 as pb
 
 
@@ -58,6 +58,7 @@ def encode_observation(observation: Observation, robot: RobotSpec) -> pb.Observa
         capture_ns=observation.capture_ns,
         state=observation.state.tolist(),
         committed=observation.committed.ravel().tolist(),
+        planned=observation.planned.ravel().tolist(),
         delay=observation.delay,
         deadline_ns=observation.deadline_ns,
         frames=[
@@ -96,21 +97,14 @@ def decode_observation(message: pb.Observation, robot: RobotSpec) -> Observation
 
 
 def _decode_observation(message: pb.Observation, robot: RobotSpec) -> Observation:
-    width = len(robot.action)
-    if len(message.committed) % width:
-        raise OnsetError(
-            ErrorCode.BAD_SHAPE,
-            "observation.committed",
-            f"{len(message.committed)} values",
-            f"a multiple of {width}: {list(robot.action_names)}",
-        )
     observation = Observation(
         id=message.id,
         step=message.step,
         capture_ns=message.capture_ns,
         state=np.array(message.state, dtype=np.float32),
         frames={},
-        committed=np.array(message.committed, dtype=np.float32).reshape(-1, width),
+        committed=_rows("observation.committed", message.committed, robot),
+        planned=_rows("observation.planned", message.planned, robot),
         delay=message.delay,
         deadline_ns=message.deadline_ns,
         forecast=np.array(message.forecast, dtype=np.float32) if message.forecast else None,
@@ -119,6 +113,19 @@ def _decode_observation(message: pb.Observation, robot: RobotSpec) -> Observatio
     _check_vectors(observation, robot)
     _check_frame_heads(message, robot)
     return observation
+
+
+def _rows(field: str, values: Sequence[float], robot: RobotSpec) -> Float:
+    """Packed rows of actions. Shape (n, A)."""
+    width = len(robot.action)
+    if len(values) % width:
+        raise OnsetError(
+            ErrorCode.BAD_SHAPE,
+            field,
+            f"{len(values)} values",
+            f"a multiple of {width}: {list(robot.action_names)}",
+        )
+    return np.array(values, dtype=np.float32).reshape(-1, width)
 
 
 def _check_vectors(observation: Observation, robot: RobotSpec) -> None:
@@ -131,6 +138,7 @@ def _check_vectors(observation: Observation, robot: RobotSpec) -> None:
     if observation.forecast is not None:
         check_vector("observation.forecast", observation.forecast, robot.state_names)
     check_rows("observation.committed", observation.committed, robot.action_names)
+    check_rows("observation.planned", observation.planned, robot.action_names)
     if len(observation.committed) > observation.delay:
         raise OnsetError(
             ErrorCode.BAD_SHAPE,

@@ -15,6 +15,13 @@ class DelayEstimator:
     A window forgets: one slow reply does not lengthen every later delay, as an all-time maximum
     would. The first replies after a start are left out, because a cold model says nothing about a
     warm one.
+
+    A slow reply counts when it comes, with its whole round trip, also when a newer one has
+    overtaken it; left out, only the fast ones would be measured. An observation without a reply
+    is counted in ``lost`` and is no measurement. The time waited for it bounds nothing that a
+    longer delay would help: a server that works on the newest observation never answers the ones
+    replaced meanwhile, and a lost reply is bridged by the rest of the old chunk. With such times
+    in the window, more than one loss in twenty would hold the delay at its greatest.
     """
 
     def __init__(
@@ -59,11 +66,13 @@ class DelayEstimator:
         self._skip_first = skip_first
         self._round_trips: deque[int] = deque(maxlen=window)
         self._to_skip = skip_first
+        self._lost = 0
 
     def reset(self) -> None:
         """Forgets everything: for a reloaded model or another server."""
         self._round_trips.clear()
         self._to_skip = self._skip_first
+        self._lost = 0
 
     def observe(self, round_trip_ns: int) -> None:
         """Takes one measurement: capture of an observation to its first slice [ns]."""
@@ -71,6 +80,15 @@ class DelayEstimator:
             self._to_skip -= 1
         else:
             self._round_trips.append(round_trip_ns)
+
+    def lose(self) -> None:
+        """Counts an observation whose reply is waited for no longer."""
+        self._lost += 1
+
+    @property
+    def lost(self) -> int:
+        """Observations without a reply since the start or reset [count]."""
+        return self._lost
 
     @property
     def latency_ns(self) -> int | None:

@@ -34,12 +34,14 @@ import numpy as np
 from controller.bounds import check_vector
 from controller.codec import check_observation
 from controller.errors import ErrorCode, OnsetError
+from controller.forecast import Forecaster, make_forecaster
 from controller.interpolate import set_point
 from controller.latency import DelayEstimator
 from controller.link import EpisodicLink, PolicyLink
 from controller.loop_types import Counters, LoopConfig, TickCode, TickResult
 from controller.observer import Observer
 from controller.robot import Robot
+from controller.speedup import limit_step, speed_up_slice, velocity_limits
 from controller.timeline import MergeResult, Timeline
 from controller.types import ActionKind, Command, Float, Reading, RobotSpec
 
@@ -67,6 +69,7 @@ class ControlLoop:
         prompt: str,
         *,
         estimator: DelayEstimator | None = None,
+        forecaster: Forecaster | None = None,
     ) -> None:
         """Makes a loop; the first tick begins the first episode.
 
@@ -76,6 +79,7 @@ class ControlLoop:
             config: Settings.
             prompt: The instruction of the first episode.
             estimator: Measures the delay; by default one that ``config`` describes.
+            forecaster: Tells the state ahead; by default the strategy's, where it has one.
 
         Raises:
             OnsetError: BAD_VALUE when the control period does not divide the policy period, or an
@@ -91,9 +95,12 @@ class ControlLoop:
             min_delay=config.min_delay,
             margin_ns=config.margin_ns,
         )
-        self._observer = Observer(spec, config, estimator)
-        self._timeline = Timeline(config.horizon_limit)
+        if forecaster is None and config.way.late:
+            forecaster = make_forecaster(config.way.forecaster, spec)
+        self._observer = Observer(spec, config, estimator, forecaster)
+        self._timeline = Timeline(config.horizon_limit, config.way.new_share)
         self._lower, self._upper = spec.action_lower, spec.action_upper
+        self._limits = velocity_limits(spec)
         self._state_index = [spec.state_names.index(name) for name in spec.action_names]
         self._start_ns: int | None = None
         self._begin(prompt)
@@ -166,9 +173,12 @@ class ControlLoop:
         step = self._step if self._step is not None and self._step.index == index else None
         boundary, observed, skipped = step is None, False, 0
         error: OnsetError | None = None
+        forecast_error: Float | None = None
         if boundary:
             skipped = index - self._timeline.next_step
-            observed, error = self._read_and_observe(index)
+            reading = self._robot.read()
+            forecast_error = self._observer.forecast_error(index, reading.state)
+            observed, error = self._observe(index, reading)
         amended, receive_error = self._receive(now_ns, index)
         elapsed_ns = now_ns - start_ns - index * period_ns
         if step is None:
@@ -196,6 +206,8 @@ class ControlLoop:
             skipped=skipped,
             missed=missed,
             delay_over_limit=self._observer.over_limit,
+            observation_id=self._timeline.under_way_id,
+            forecast_error=forecast_error,
             error=error,
         )
 
@@ -211,13 +223,12 @@ class ControlLoop:
         self._counters.missed_deadlines += missed
         return missed
 
-    def _read_and_observe(self, index: int) -> tuple[bool, OnsetError | None]:
-        """Reads the robot; says whether an observation was sent, or why it could not be."""
-        reading = self._robot.read()
+    def _observe(self, index: int, reading: Reading) -> tuple[bool, OnsetError | None]:
+        """Says whether an observation was sent, or why it could not be."""
         if self._set_point is None:
             self._set_point = self._initial_set_point(reading)
         try:
-            observation = self._observer.observe(index, reading, self._timeline)
+            observation = self._observer.observe(index, reading, self._set_point, self._timeline)
             if observation is None:
                 return False, None
             check_observation(observation, self._spec)
@@ -247,6 +258,7 @@ class ControlLoop:
                 counters.malformed += 1
                 continue
             self._observer.answered(piece, now_ns)
+            piece = self._observer.align(speed_up_slice(piece, self._config.speedup), index)
             merged = self._timeline.merge(piece, index)
             for count in fields(MergeResult):
                 total = getattr(counters, count.name) + getattr(merged, count.name)
@@ -278,6 +290,10 @@ class ControlLoop:
             return replace(step, code=TickCode.REFUSED)
         target = np.clip(action, self._lower, self._upper)
         clamped = bool((target != action).any())
+        if self._config.speedup > 1:
+            rest_ns = self._spec.period_ns - step.since_ns
+            target, short = limit_step(step.start, target, self._limits, rest_ns)
+            clamped = clamped or short
         self._counters.clamped += clamped
         return replace(step, target=target, code=TickCode.RUNNING, clamped=clamped)
 

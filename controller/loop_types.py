@@ -7,9 +7,8 @@ from enum import StrEnum
 
 from controller.bounds import MAX_HORIZON, check_range
 from controller.errors import ErrorCode, OnsetError
+from controller.strategy import Strategy, get_strategy
 from controller.types import Float
-
-STRATEGIES = ("naive", "prefix")
 
 
 @dataclass(frozen=True)
@@ -20,15 +19,16 @@ class LoopConfig:
         control_period_ns: Time between ticks [ns]; divides the policy period.
         execute_steps: K: an observation is sent this long after the one before [steps].
         observe_when_empty: Send one at once when no action is ahead and none is on its way.
-        strategy: How a new chunk takes over from the old one. ``"naive"``: as soon as it is there;
-            nothing is committed, and the delay is measured for the record only. ``"prefix"``:
-            behind the actions that are committed for the delay, which go with the observation, so
-            that the policy continues them.
-        delay_steps: A fixed delay of ``"prefix"`` [steps]; None to measure it.
+        strategy: How a new chunk is conditioned and takes over from the old one: a name of
+            ``controller.strategy.STRATEGIES``.
+        delay_steps: A fixed delay of a strategy that counts on one [steps]; None to measure it.
         min_delay: Least measured delay [steps].
         max_delay: Greatest measured delay [steps].
-        margin_ns: Added to the measured latency [ns].
+        margin_ns: Added to the measured latency [ns]. Less than 0 lets an action come that much
+            after its step began: it then amends the step.
         horizon_limit: Actions further ahead than this are refused [steps].
+        speedup: q: so many actions of a chunk are merged into one step. Velocity limits of the
+            robot's state are kept after it.
     """
 
     control_period_ns: int
@@ -37,22 +37,28 @@ class LoopConfig:
     strategy: str = "naive"
     delay_steps: int | None = None
     min_delay: int = 0
-    max_delay: int = 8
+    max_delay: int = 12
     margin_ns: int = 0
     horizon_limit: int = MAX_HORIZON
+    speedup: int = 1
+
+    @property
+    def way(self) -> Strategy:
+        """The strategy itself."""
+        return get_strategy(self.strategy, "config.strategy")
 
     def __post_init__(self) -> None:
         check_range("config.control_period_ns", self.control_period_ns, 1, 2**62)
         check_range("config.execute_steps", self.execute_steps, 1, MAX_HORIZON)
         if self.delay_steps is not None:
             check_range("config.delay_steps", self.delay_steps, 0, MAX_HORIZON)
-        if self.strategy not in STRATEGIES:
+        check_range("config.speedup", self.speedup, 1, MAX_HORIZON)
+        if not self.way.delayed and self.delay_steps is not None:
             raise OnsetError(
-                ErrorCode.UNKNOWN_STRATEGY, "config.strategy", self.strategy, list(STRATEGIES)
-            )
-        if self.strategy == "naive" and self.delay_steps is not None:
-            raise OnsetError(
-                ErrorCode.BAD_VALUE, "config.delay_steps", self.delay_steps, "None with 'naive'"
+                ErrorCode.BAD_VALUE,
+                "config.delay_steps",
+                self.delay_steps,
+                f"None with {self.strategy!r}, which counts on no delay",
             )
 
 
@@ -80,6 +86,9 @@ class TickResult:
         skipped: Steps that time had passed over before this tick [count].
         missed: Ticks that should have come before this one and did not [count].
         delay_over_limit: Whether the measured delay is past ``max_delay``.
+        observation_id: The observation whose action drives this step; -1 where none does.
+        forecast_error: At the boundary of a step whose state was forecast: measured minus
+            forecast state. Shape (S,). Else None.
         error: Why an observation was not sent, or what the link raised; else None. The loop
             goes on.
     """
@@ -93,6 +102,8 @@ class TickResult:
     skipped: int = 0
     missed: int = 0
     delay_over_limit: bool = False
+    observation_id: int = -1
+    forecast_error: Float | None = None
     error: OnsetError | None = None
 
 

@@ -2,19 +2,37 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
+
 from controller.bounds import MAX_PROMPT_CHARS, check_text
+from controller.forecast import Forecaster
 from controller.frame_ring import FrameRing
 from controller.latency import DelayEstimator
 from controller.loop_types import LoopConfig
 from controller.timeline import Timeline
-from controller.types import ActionSlice, Observation, Reading, RobotSpec
+from controller.types import ActionSlice, Float, Observation, Reading, RobotSpec
 
 
 class Observer:
     """Makes the observations of a control loop. Ids count up across episodes."""
 
-    def __init__(self, spec: RobotSpec, config: LoopConfig, estimator: DelayEstimator) -> None:
+    def __init__(
+        self,
+        spec: RobotSpec,
+        config: LoopConfig,
+        estimator: DelayEstimator,
+        forecaster: Forecaster | None = None,
+    ) -> None:
+        """Args:
+        spec: The robot.
+        config: Settings.
+        estimator: Measures the delay.
+        forecaster: Tells the state ahead, for a strategy whose chunks begin later.
+        """
         self.estimator = estimator
+        self._forecaster, self._way = forecaster, config.way
         self._spec = spec
         self._config = config
         self._ring = FrameRing(spec.cameras)
@@ -36,6 +54,8 @@ class Observer:
         self._last_step: int | None = None
         self._unanswered: dict[int, int] = {}  # id to capture time [ns]
         self._on_its_way: set[int] = set()  # ids whose chunk is not complete
+        self._forecasts: dict[int, Float] = {}  # by the step that they are about
+        self._began: int | None = None  # by how many steps the chunk under way is shifted
 
     def set_prompt(self, prompt: str) -> None:
         """Changes the instruction from the next observation on.
@@ -45,13 +65,20 @@ class Observer:
         """
         self._new_prompt: str | None = check_text("prompt", prompt, MAX_PROMPT_CHARS)
 
-    def observe(self, step: int, reading: Reading, timeline: Timeline) -> Observation | None:
-        """Returns an observation when one is due, and commits the actions that it promises.
-
-        ``"naive"`` promises none and announces no delay, whatever is measured.
+    def observe(
+        self, step: int, reading: Reading, set_point: Float, timeline: Timeline
+    ) -> Observation | None:
+        """Returns an observation when one is due, and commits the actions that it counts on.
 
         One is due ``execute_steps`` after the one before, and, where the configuration says so,
-        at once when no action is ahead and no reply is on its way.
+        at once when no action is ahead and no reply is on its way. A strategy that waits counts
+        from the beginning of its chunk instead, and lets go of what is ahead.
+
+        Args:
+            step: The present step.
+            reading: The robot, now.
+            set_point: The command that stands now. Shape (A,).
+            timeline: The actions ahead.
 
         Raises:
             OnsetError: A frame is missing or has a wrong shape; it stays due.
@@ -61,23 +88,70 @@ class Observer:
         if not due:
             return None
         expected = self.delay()
-        delay = expected if self._config.strategy == "prefix" else 0
-        committed = timeline.commit(step, delay).reshape(-1, len(self._spec.action))
-        dry_in_steps = max(timeline.ahead(step), expected, 1)
+        delay = expected if self._way.delayed else 0
+        frames = self._ring.lagged(step)
+        committed, planned = self._count_on(step, delay, timeline)
         observation = Observation(
             id=self._next_id,
             step=step,
             capture_ns=reading.capture_ns,
             state=reading.state,
-            frames=self._ring.lagged(step),
+            frames=frames,
             committed=committed,
+            planned=planned,
             delay=delay,
-            deadline_ns=dry_in_steps * self._spec.period_ns,
+            deadline_ns=max(timeline.ahead(step), expected, 1) * self._spec.period_ns,
+            forecast=self._forecast(step, delay, reading.state, set_point, committed),
             prompt=self._new_prompt,
         )
+        if self._way.waits:
+            timeline.drop(step)
         self._next_id += 1
-        self._last_step = step
+        self._last_step, self._began = step, None
         return observation
+
+    def _count_on(self, step: int, delay: int, timeline: Timeline) -> tuple[Float, Float]:
+        """The actions of the delay, and where the strategy asks for them those behind."""
+        # Not more than until the next observation: what is committed for longer than the answers
+        # under way take could not follow them, and the robot would react that much later.
+        timeline.commit(step, min(delay, self._config.execute_steps))
+        width = len(self._spec.action)
+        committed = timeline.planned(step, delay).reshape(-1, width)
+        ahead = self._config.horizon_limit if self._way.guided else 0
+        return committed, timeline.planned(step + len(committed), ahead).reshape(-1, width)
+
+    def _forecast(
+        self, step: int, delay: int, state: Float, set_point: Float, committed: Float
+    ) -> Float | None:
+        """The state at the chunk's beginning; None where it is the measured one."""
+        start = self._way.start(delay)
+        if self._forecaster is None or start == 0:
+            return None
+        # Past the end of the old chunk the robot holds.
+        last = committed[-1:] if len(committed) else np.asarray(set_point)[None]
+        actions = np.concatenate([committed[:start], np.repeat(last, start, axis=0)])[:start]
+        forecast = self._forecaster.forecast(state, set_point, actions)
+        self._forecasts[step + start] = forecast
+        return forecast
+
+    def forecast_error(self, step: int, state: Float) -> Float | None:
+        """Measured minus forecast state where this step was forecast. Shape (S,)."""
+        forecast = self._forecasts.pop(step, None)
+        self._forecasts = {at: f for at, f in self._forecasts.items() if at > step}
+        return None if forecast is None else state - forecast
+
+    def align(self, piece: ActionSlice, now_step: int) -> ActionSlice:
+        """The slice on the robot's steps: a strategy that waits begins a chunk when it comes."""
+        if not self._way.waits or piece.observation_id != self._next_id - 1:
+            return piece
+        if self._began is None:
+            self._began = now_step - piece.start_step
+            self._last_step = now_step
+        return replace(
+            piece,
+            start_step=piece.start_step + self._began,
+            steps=piece.steps + self._began,
+        )
 
     def sent(self, observation: Observation) -> None:
         """Notes that the link has taken an observation: its prompt need not be said again."""
@@ -109,7 +183,13 @@ class Observer:
         return self._config.delay_steps is None and self.estimator.over_limit
 
     def _is_due(self, step: int, timeline: Timeline) -> bool:
-        if self._last_step is None or step - self._last_step >= self._config.execute_steps:
+        if self._last_step is None:
+            return True
+        since = step - self._last_step
+        if self._way.waits and self._unanswered:
+            # A reply may be lost: it is asked for again after the longest delay there may be.
+            return since > self._config.max_delay
+        if since >= self._config.execute_steps:
             return True
         dry = timeline.ahead(step) == 0
         return self._config.observe_when_empty and dry and not self._on_its_way

@@ -71,13 +71,21 @@ class _Entry:
 class Timeline:
     """The actions ahead, at most one per step; each step is executed once, in order."""
 
-    def __init__(self, horizon_limit: int = MAX_HORIZON) -> None:
+    def __init__(self, horizon_limit: int = MAX_HORIZON, new_share: float = 1.0) -> None:
         """Makes an empty timeline.
 
         Args:
             horizon_limit: Actions this far or further ahead of the present are refused [steps].
+            new_share: Weight of an action where an older one stands: 1 replaces it, less averages
+                the two.
+
+        Raises:
+            OnsetError: BAD_VALUE when an argument is out of range.
         """
         self._horizon_limit = check_range("horizon_limit", horizon_limit, 1, MAX_HORIZON)
+        if not 0 < new_share <= 1:
+            raise OnsetError(ErrorCode.BAD_VALUE, "new_share", new_share, "0 < new_share <= 1")
+        self._new_share = new_share
         self.reset()
 
     def reset(self, first_observation_id: int = 0) -> None:
@@ -102,6 +110,11 @@ class Timeline:
     def last_step(self) -> int | None:
         """The last step that has an action; None when there is none ahead."""
         return max(self._entries, default=None)
+
+    @property
+    def under_way_id(self) -> int:
+        """The observation whose action is under way; -1 where none is."""
+        return -1 if self._under_way is None else self._under_way.observation_id
 
     @property
     def missing(self) -> int:
@@ -156,6 +169,8 @@ class Timeline:
             if entry.observation_id > observation_id:
                 return "superseded"
         kept = np.array(action, dtype=np.float32)
+        if entry is not None and self._new_share < 1:
+            kept += (1 - self._new_share) * (entry.action - kept)
         kept.flags.writeable = False
         if step < self._next_step:
             self._under_way = _Entry(observation_id, kept)
@@ -166,6 +181,22 @@ class Timeline:
     def _standing(self, step: int) -> _Entry | None:
         return self._under_way if step == self._next_step - 1 else self._entries.get(step)
 
+    def planned(self, step: int, count: int) -> Float:
+        """Returns what stands at steps ``step .. step+count-1``, as far as there is no gap.
+
+        Shape (n, A), n <= count; shape (0, 0) when there is none.
+        """
+        steps = range(step, step + min(count, self.ahead(step)))
+        actions = [self._entries[at].action for at in steps]
+        return np.stack(actions) if actions else np.zeros((0, 0), dtype=np.float32)
+
+    def drop(self, step: int) -> int:
+        """Forgets the actions of ``step`` and later, unless committed; returns how many."""
+        gone = [at for at, e in self._entries.items() if at >= step and not e.committed]
+        for at in gone:
+            del self._entries[at]
+        return len(gone)
+
     def commit(self, step: int, delay: int) -> Float:
         """Commits the actions of steps ``step .. step+delay-1``: they never change again.
 
@@ -173,12 +204,10 @@ class Timeline:
             The committed actions. Shape (n, A), n <= delay: fewer where the chunk ends before, or
             has a gap. Shape (0, 0) when there is none.
         """
-        actions = []
-        for at in range(step, step + min(delay, self.ahead(step))):
-            entry = self._entries[at]
-            entry.committed = True
-            actions.append(entry.action)
-        return np.stack(actions) if actions else np.zeros((0, 0), dtype=np.float32)
+        actions = self.planned(step, delay)
+        for at in range(step, step + len(actions)):
+            self._entries[at].committed = True
+        return actions
 
     def execute(self, step: int) -> Float | None:
         """Begins a step: it is under way until the next one. A step can be executed once.

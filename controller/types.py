@@ -188,11 +188,14 @@ class Observation:
         capture_ns: Capture time [ns], robot's clock.
         state: Measured state. Shape (S,).
         frames: Per camera, the frames of ``CameraSpec.lags``: uint8 RGB. Shape (lags, h, w, 3).
-        committed: Actions of steps ``step .. step+n-1``, executed whatever comes. Shape (n, A);
+        committed: Actions of steps ``step .. step+n-1``, which the robot counts on. Shape (n, A);
             n is d, or less where the old chunk ends before.
+        planned: What the old chunk says of the steps behind ``committed``, where the strategy
+            asks for it. Shape (m, A).
         delay: d, the step offset at which the new chunk is expected to take over [steps].
         deadline_ns: How long after receipt the reply is still of use [ns]; a duration.
-        forecast: State expected at step ``step + delay``. Shape (S,), or None.
+        forecast: State expected where the strategy lets the chunk begin, see
+            ``Strategy.start``. Shape (S,), or None.
         prompt: The instruction, when it changed; else None.
     """
 
@@ -202,6 +205,7 @@ class Observation:
     state: Float
     frames: Mapping[str, Image]
     committed: Float
+    planned: Float
     delay: int
     deadline_ns: int
     forecast: Float | None = None

@@ -29,7 +29,7 @@ from sim.collect import HORIZON
 from sim.delay import Stream, whole
 from sim.env import SimRobot
 from sim.reaction import reaction_ns
-from sim.rollout import expert, run_episode
+from sim.rollout import expert, loop_config, run_episode
 from sim.tasks import make_task
 from vla.checkpoint import Checkpoint, load_checkpoint, random_checkpoint
 from vla.engine import Engine
@@ -168,13 +168,11 @@ def run_job(job: Job) -> Outcome:
         _robots[args.task] = _robot(args)
     robot = _robots[args.task]
     stream = _stream(job, robot)
-    latency, execute_steps = case.condition.latency, case.cadence.execute_steps
-    episode = run_episode(robot, stream, job.seed, latency=latency, execute_steps=execute_steps)
+    latency, config = case.condition.latency, loop_config(case.cadence.execute_steps)
+    episode = run_episode(robot, stream, job.seed, latency=latency, config=config)
     motion_ns = None
     if args.scales and case.who in ("policy", "expert"):
-        motion_ns = reaction_ns(
-            robot, stream, job.seed, latency=latency, execute_steps=execute_steps
-        )
+        motion_ns = reaction_ns(robot, stream, job.seed, latency=latency, config=config)
     return Outcome(episode, motion_ns)
 
 

@@ -1,8 +1,8 @@
 """Trains the built-in policy for one task: collect, train, DAgger rounds, tune, ship.
 
 The first stage trains a plain flow policy on the constant schedule. Tuning then goes on from its
-weights with what serving needs: the horizon-aware schedule's times, committed prefixes, and a
-MeanFlow head for few steps.
+weights with what serving needs: chunks that begin later than their pictures, from a forecast state
+and behind committed actions, the horizon-aware schedule's times, and a MeanFlow head for few steps.
 """
 
 from __future__ import annotations
@@ -15,28 +15,32 @@ from pathlib import Path
 
 import torch
 import tyro
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from controller.errors import ErrorCode, OnsetError
+from controller.forecast import load_servo
 from scripts.results import code_commit, write_results
 from sim.collect import HORIZON, Infer, Noise, collect_episode, write_shard
 from sim.env import SimRobot
 from sim.robots import so101
-from sim.task import Task
+from sim.task import Targets, Task
 from sim.tasks import make_task
 from vla.checkpoint import WEIGHTS, PolicyMeta, load_checkpoint, save_checkpoint
 from vla.engine import Engine
 from vla.models.small import SmallVLAConfig
-from vla.train.data import Demonstrations
+from vla.train.data import Demonstrations, Replan
 from vla.train.loop import TrainConfig, Trainer
 from vla.train.losses import Draws
+from vla.train.offsets import Offsets
 from vla.train.times import Mixture
 from vla.transforms import Tokeniser
 
 CONSOLE = Console()
 SHARD = 40  # episodes in a shard
 FIRST_SEED = 1_000_000  # evaluation seeds are below
+MAX_DELAY = 12  # greatest delay that a policy is tuned for [steps]
 
 
 @dataclass(frozen=True)
@@ -107,7 +111,11 @@ class Args:
     train: TrainConfig = field(default_factory=TrainConfig)
     tune: TrainConfig = field(
         default_factory=lambda: TrainConfig(
-            draws=Draws(1, 1, "distil"), mixture=Mixture(), rate=5e-4
+            batch=32,
+            draws=Draws(1, 1, "distil"),
+            mixture=Mixture(),
+            offsets=Offsets(count=4, d_max=MAX_DELAY),
+            rate=5e-4,
         )
     )
 
@@ -134,7 +142,10 @@ def main(args: Args) -> None:
     lags = {c.name: c.lags for c in meta.robot.cameras}
 
     collect(args, folder, 0, recipe.episodes, None)
-    data = Demonstrations(meta.model.cameras, lags)
+    period_s = meta.robot.period_ns * 1e-9
+    servo = load_servo(meta.robot.name)
+    replan = make_replan(task, period_s) if task.batched else None
+    data = Demonstrations(meta.model.cameras, lags, period_s, servo, replan)
     read(data, folder, 0)
     # The gripper is absolute; the arm's actions are relative to where it is.
     relative = torch.tensor([0.0 if d.unit == "1" else 1.0 for d in meta.robot.action])
@@ -163,8 +174,9 @@ def main(args: Args) -> None:
 def make_tuned(args: Args, recipe: Recipe, trainer: Trainer) -> Trainer:
     """The trainer of the second stage, at its beginning or where it was."""
     meta, config = trainer.meta, dataclasses.replace(args.tune, steps=recipe.tune_steps)
-    model = dataclasses.replace(meta.model, mean_flow=config.draws.jump > 0)
-    meta = dataclasses.replace(meta, model=model, max_delay=config.mixture.d_max)
+    most = config.offsets.d_max
+    model = dataclasses.replace(meta.model, mean_flow=config.draws.jump > 0, max_start=most)
+    meta = dataclasses.replace(meta, model=model, max_delay=most)
     folder = trainer.folder / "tune"
     tuned = Trainer(meta, config, trainer.data, trainer.normaliser, folder, trainer.device)
     if tuned.resume():
@@ -212,6 +224,19 @@ def make_meta(task: Task) -> PolicyMeta:
         prompts=task.prompts,
         robot=spec,
     )
+
+
+def make_replan(task: Task, period_s: float) -> Replan:
+    """The expert's plans from where the arm will be, of a scene that is some time old."""
+    dims = len(so101.JOINTS)
+
+    def replan(
+        position: NDArray, velocity: NDArray, visible: NDArray, age_s: NDArray, state: NDArray
+    ) -> NDArray:
+        targets = Targets(position, velocity, visible).later(age_s)
+        return task.plan_for(targets, state[:, :dims], state[:, dims:], HORIZON, period_s)
+
+    return replan
 
 
 def collect(args: Args, folder: Path, number: int, episodes: int, policy: Path | None) -> None:

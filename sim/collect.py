@@ -144,6 +144,7 @@ def _observation(robot: SimRobot, rows: dict, row: dict, step: int) -> Observati
         state=row["state"],
         frames=frames,
         committed=np.empty((0, 6), np.float32),
+        planned=np.empty((0, 6), np.float32),
         delay=0,
         deadline_ns=0,
         prompt=robot.prompt,

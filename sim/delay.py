@@ -19,15 +19,18 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from controller.bounds import check_range
+from controller.bounds import MAX_COUNT, check_range
 from controller.types import ActionSlice, Float, Observation
 from sim.collect import Infer
-
-_MAX_NS = 2**62
 
 
 class Piece(Protocol):
     """Finished actions of a chunk."""
+
+    @property
+    def start_step(self) -> int:
+        """The absolute step with which the chunk begins."""
+        ...
 
     @property
     def steps(self) -> NDArray[np.int64]:
@@ -58,6 +61,7 @@ Stream = Callable[[Observation], Iterable[Piece]]
 class Whole:
     """A chunk in one piece; the attributes are ``Piece``'s."""
 
+    start_step: int
     steps: NDArray[np.int64]
     actions: Float
     expert_steps: int
@@ -74,20 +78,36 @@ def whole(infer: Infer, expert_steps: int = 0) -> Stream:
 
     def stream(observation: Observation) -> list[Whole]:
         actions = np.asarray(infer(observation), dtype=np.float32)
-        return [Whole(observation.step + np.arange(len(actions)), actions, expert_steps)]
+        steps = observation.step + np.arange(len(actions))
+        return [Whole(observation.step, steps, actions, expert_steps)]
 
     return stream
+
+
+class Times(Protocol):
+    """The times of one inference."""
+
+    def arrival_ns(self, expert_steps: int) -> int | None:
+        """Time from its beginning to the arrival of a piece [ns]; None: it never arrives."""
+        ...
+
+    def busy_ns(self, expert_steps: int) -> int:
+        """Time for which an inference of so many steps keeps the server from the next [ns]."""
+        ...
 
 
 class Latency(Protocol):
     """When the pieces of a chunk arrive."""
 
-    def arrival_ns(self, expert_steps: int) -> int:
-        """Time from the beginning of an inference to the arrival of a piece [ns]."""
-        ...
+    def draw(self, seed: int, observation_id: int) -> Times:
+        """Returns the times of one observation's inference.
 
-    def busy_ns(self, expert_steps: int) -> int:
-        """Time for which an inference of so many steps keeps the server from the next [ns]."""
+        They depend on the two numbers alone, so that no order of calls changes them.
+
+        Args:
+            seed: Tells episodes apart, >= 0.
+            observation_id: Tells the observations of an episode apart, >= 0.
+        """
         ...
 
 
@@ -98,7 +118,10 @@ class Fixed:
     latency_ns: int
 
     def __post_init__(self) -> None:
-        check_range("latency_ns", self.latency_ns, 0, _MAX_NS)
+        check_range("latency_ns", self.latency_ns, 0, MAX_COUNT)
+
+    def draw(self, seed: int, observation_id: int) -> Fixed:
+        return self
 
     def arrival_ns(self, expert_steps: int) -> int:
         return self.latency_ns
@@ -120,8 +143,11 @@ class Compute:
     step_ns: int
 
     def __post_init__(self) -> None:
-        check_range("prefix_ns", self.prefix_ns, 0, _MAX_NS)
-        check_range("step_ns", self.step_ns, 0, _MAX_NS)
+        check_range("prefix_ns", self.prefix_ns, 0, MAX_COUNT)
+        check_range("step_ns", self.step_ns, 0, MAX_COUNT)
+
+    def draw(self, seed: int, observation_id: int) -> Compute:
+        return self
 
     def arrival_ns(self, expert_steps: int) -> int:
         return self.prefix_ns + expert_steps * self.step_ns
@@ -141,10 +167,22 @@ class DelayedLink:
 
     The policy runs when the observation is taken; each piece is held back until its time. An
     observation that still waits for the server is replaced by a newer one, as on a real server.
+    Where the latency varies, a later observation's pieces may overtake an earlier one's.
     """
 
-    def __init__(self, stream: Stream, latency: Latency) -> None:
+    def __init__(self, stream: Stream, latency: Latency, seed: int = 0) -> None:
+        """Makes a link with nothing under way.
+
+        Args:
+            stream: The policy, in process.
+            latency: When the pieces of a chunk arrive.
+            seed: Of a latency that varies; the episode's, so that episodes differ.
+
+        Raises:
+            OnsetError: BAD_VALUE when the seed is negative.
+        """
         self._stream, self._latency = stream, latency
+        self._seed = check_range("seed", seed, 0, MAX_COUNT)
         self._waiting: _Request | None = None
         self._free_ns = 0  # when the server is done with what it has begun
         self._under_way: list[tuple[int, ActionSlice]] = []
@@ -167,17 +205,19 @@ class DelayedLink:
         observation, pieces = self._waiting.observation, self._waiting.pieces
         self._waiting = None
         began_ns = max(observation.capture_ns, self._free_ns)
+        times = self._latency.draw(self._seed, observation.id)
         for piece in pieces:
-            arrival = began_ns + self._latency.arrival_ns(piece.expert_steps)
-            self._under_way.append((arrival, _slice(observation, piece)))
+            arrival_ns = times.arrival_ns(piece.expert_steps)
+            if arrival_ns is not None:
+                self._under_way.append((began_ns + arrival_ns, _slice(observation, piece)))
         last = max((piece.expert_steps for piece in pieces), default=0)
-        self._free_ns = began_ns + self._latency.busy_ns(last)
+        self._free_ns = began_ns + times.busy_ns(last)
 
 
 def _slice(observation: Observation, piece: Piece) -> ActionSlice:
     return ActionSlice(
         observation_id=observation.id,
-        start_step=observation.step,
+        start_step=piece.start_step,
         steps=piece.steps,
         actions=piece.actions,
         final=piece.final,

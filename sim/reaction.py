@@ -17,10 +17,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from controller.loop import ControlLoop
+from controller.loop_types import LoopConfig
 from sim.delay import DelayedLink, Latency, Stream
 from sim.env import SimRobot
 from sim.robots.so101 import Array
-from sim.rollout import CONTROL_PERIOD_NS, loop_config
+from sim.rollout import CONTROL_PERIOD_NS
 
 WINDOW_NS = 800_000_000
 THRESHOLD = 0.01  # [rad]
@@ -40,7 +41,7 @@ def reaction_ns(
     seed: int,
     *,
     latency: Latency,
-    execute_steps: int,
+    config: LoopConfig,
     threshold: float = THRESHOLD,
     window_ns: int = WINDOW_NS,
 ) -> int | None:
@@ -51,21 +52,21 @@ def reaction_ns(
         stream: The policy, in process. It must answer equal observations equally.
         seed: Seeds the scene.
         latency: When the pieces of a chunk arrive.
-        execute_steps: K, steps between observations.
+        config: The control loop's settings.
         threshold: Difference of any measured joint that counts as a reaction [rad].
         window_ns: How long after the event a reaction is looked for [ns].
 
     Returns:
         The time, or None where no event happens or nothing differs within the window.
     """
-    with_event = _run(robot, stream, seed, latency, execute_steps, None, window_ns)
+    with_event = _run(robot, stream, seed, latency, config, None, window_ns)
     event_ns = with_event.event_ns
     if event_ns is None:
         return None
     robot.task.muted = True
     try:
         ticks = len(with_event.joints)
-        without = _run(robot, stream, seed, latency, execute_steps, ticks, window_ns)
+        without = _run(robot, stream, seed, latency, config, ticks, window_ns)
     finally:
         robot.task.muted = False
     # Either may end before the other, when nothing more can change its outcome.
@@ -80,14 +81,14 @@ def _run(
     stream: Stream,
     seed: int,
     latency: Latency,
-    execute_steps: int,
+    config: LoopConfig,
     ticks: int | None,
     window_ns: int,
 ) -> _Run:
     """Runs so many ticks; without a number, until the window after the first event is over."""
     task, run = robot.task, _Run()
     prompt = robot.reset(seed)
-    loop = ControlLoop(robot, DelayedLink(stream, latency), loop_config(execute_steps), prompt)
+    loop = ControlLoop(robot, DelayedLink(stream, latency, seed), config, prompt)
     end_ns = task.steps * robot.spec.period_ns if ticks is None else ticks * CONTROL_PERIOD_NS
     now_ns = 0
     while now_ns < end_ns and not task.done():

@@ -14,8 +14,9 @@ import numpy as np
 
 from controller.clock import Clock, ManualClock
 from controller.errors import OnsetError
+from controller.forecast import Forecaster
 from controller.loop import ControlLoop
-from controller.loop_types import Counters, LoopConfig
+from controller.loop_types import Counters, LoopConfig, TickResult
 from controller.types import Float, Observation
 from sim.collect import Infer
 from sim.delay import DelayedLink, Fixed, Latency, Stream
@@ -50,9 +51,9 @@ class Episode:
     errors: tuple[OnsetError, ...] = ()
 
 
-def loop_config(execute_steps: int) -> LoopConfig:
-    """The control loop's settings for simulation: 100 Hz set-points."""
-    return LoopConfig(CONTROL_PERIOD_NS, execute_steps)
+def loop_config(execute_steps: int, **settings) -> LoopConfig:
+    """The control loop's settings for simulation: 100 Hz set-points, and ``settings``."""
+    return LoopConfig(CONTROL_PERIOD_NS, execute_steps, **settings)
 
 
 def drive(
@@ -63,6 +64,7 @@ def drive(
     prompt: str,
     *,
     on_step: Callable[[int], None] | None = None,
+    on_tick: Callable[[TickResult], None] | None = None,
 ) -> Episode:
     """Ticks the loop and the physics until the episode ends.
 
@@ -73,6 +75,7 @@ def drive(
         seed: The episode's, for the record.
         prompt: The instruction by which success is judged.
         on_step: Called at the end of every policy step, to film or to report.
+        on_tick: Called with what every tick did, before physics goes on.
     """
     task, errors = robot.task, []
     deadline = clock.now_ns()
@@ -82,6 +85,8 @@ def drive(
         result = loop.tick(clock.now_ns())
         if result.error is not None:
             errors.append(result.error)
+        if on_tick is not None:
+            on_tick(result)
         # Absolute deadlines: a late tick does not shift those after it. Ticks that are wholly
         # past are left out, and the loop counts them.
         late = max(0, clock.now_ns() - deadline)
@@ -109,8 +114,10 @@ def run_episode(
     seed: int,
     *,
     latency: Latency = NO_DELAY,
-    execute_steps: int = 4,
+    config: LoopConfig | None = None,
+    forecaster: Forecaster | None = None,
     on_step: Callable[[int], None] | None = None,
+    on_tick: Callable[[TickResult], None] | None = None,
 ) -> Episode:
     """Runs one episode in virtual time.
 
@@ -119,12 +126,16 @@ def run_episode(
         stream: The policy, in process.
         seed: Seeds the scene.
         latency: When the pieces of a chunk arrive.
-        execute_steps: K, steps between observations.
+        config: The control loop's settings; naive with K = 4 by default.
+        forecaster: Tells the state ahead; by default the strategy's.
         on_step: Called at the end of every policy step.
+        on_tick: Called with what every tick did, before physics goes on.
     """
     prompt = robot.reset(seed)
-    loop = ControlLoop(robot, DelayedLink(stream, latency), loop_config(execute_steps), prompt)
-    episode = drive(robot, loop, ManualClock(), seed, prompt, on_step=on_step)
+    config = config or loop_config(4)
+    link = DelayedLink(stream, latency, seed)
+    loop = ControlLoop(robot, link, config, prompt, forecaster=forecaster)
+    episode = drive(robot, loop, ManualClock(), seed, prompt, on_step=on_step, on_tick=on_tick)
     if episode.errors:
         raise episode.errors[0]
     return episode

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import mujoco
 import numpy as np
@@ -27,14 +27,19 @@ class Targets:
     """What the instruction refers to: privileged, for auxiliary losses and experts only.
 
     Attributes:
-        position: Shape (R, 3), [m].
-        velocity: Shape (R, 3), [m/s].
-        visible: Whether it is on the table. Shape (R,), bool.
+        position: Shape (..., R, 3), [m].
+        velocity: Shape (..., R, 3), [m/s].
+        visible: Whether it is on the table. Shape (..., R), bool.
     """
 
     position: Array
     velocity: Array
     visible: np.ndarray
+
+    def later(self, seconds: float | Array) -> Targets:
+        """Where they will be if nothing happens; ``seconds`` is one time or shape (...,)."""
+        moved = self.velocity * np.asarray(seconds)[..., None, None]
+        return replace(self, position=self.position + moved)
 
 
 class Task(ABC):
@@ -47,6 +52,7 @@ class Task(ABC):
         cameras: The cameras a policy for it sees.
         lags: The frames of the fixed camera, as steps before now.
         targets_count: R, the number of things an instruction refers to.
+        batched: Whether ``plan_for`` takes many scenes at once.
         muted: Whether the first event that calls for a reaction is left out: from the next reset
             on it does not happen, and everything else, all random draws too, stays the same.
     """
@@ -57,6 +63,7 @@ class Task(ABC):
     cameras: tuple[str, ...]
     lags: tuple[int, ...] = (0,)
     targets_count: int = 1
+    batched: bool = False
     prompt: str = ""
     muted: bool = False
 
@@ -102,11 +109,18 @@ class Task(ABC):
     def targets(self) -> Targets:
         """What the instruction refers to, now."""
 
-    @abstractmethod
     def plan(self, position: Array, velocity: Array, steps: int, dt: float) -> Array:
-        """The expert's chunk from the present state.
+        """The expert's chunk from the present state; see ``plan_for``."""
+        return self.plan_for(self.targets(), position, velocity, steps, dt)
+
+    @abstractmethod
+    def plan_for(
+        self, targets: Targets, position: Array, velocity: Array, steps: int, dt: float
+    ) -> Array:
+        """The expert's chunk where the targets are as given: it looks at nothing else.
 
         Args:
+            targets: The scene.
             position: Measured joints, action units. Shape (6,).
             velocity: Their rates. Shape (6,).
             steps: Length of the chunk.

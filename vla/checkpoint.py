@@ -12,9 +12,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from controller.errors import ErrorCode, OnsetError
+from controller.strategy import STRATEGIES
 from controller.types import ActionKind, CameraSpec, Dimension, FrameEncoding, RobotSpec
 from vla.models.small import SmallVLA, SmallVLAConfig
-from vla.schedule import AVERAGE, SCHEDULES
+from vla.schedule import AVERAGE, SCHEDULES, Schedule
 from vla.transforms import Normaliser, Tokeniser
 
 WEIGHTS = Path(__file__).parent / "weights"
@@ -30,7 +31,8 @@ class PolicyMeta:
         prompts: Instructions it knows.
         robot: The robot it was trained on: names, units, cameras and period.
         expert_steps: Expert steps it was tuned for.
-        max_delay: Longest committed prefix that it was trained to continue [steps]; 0 for none.
+        max_delay: Greatest delay that it was trained for, as a prefix to continue or as a later
+            beginning [steps]; 0 for none.
     """
 
     name: str
@@ -44,6 +46,19 @@ class PolicyMeta:
     def schedules(self) -> tuple[str, ...]:
         """The schedules it can run: some need a MeanFlow head."""
         return tuple(n for n in SCHEDULES if self.model.mean_flow or n not in AVERAGE)
+
+    def strategies(self, schedule: Schedule) -> tuple[str, ...]:
+        """The strategies it can serve with a schedule.
+
+        Average velocities jump too far to be guided; a prefix and a later beginning are trained.
+        """
+        return tuple(
+            name
+            for name, strategy in STRATEGIES.items()
+            if not (strategy.guided and schedule.average)
+            and (self.max_delay or not strategy.committed)
+            and (self.model.max_start or not strategy.late)
+        )
 
 
 @dataclass(frozen=True)

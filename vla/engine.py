@@ -13,15 +13,18 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from controller.errors import ErrorCode, OnsetError
+from controller.strategy import STRATEGIES, Strategy
 from controller.types import Observation
 from vla.checkpoint import Checkpoint
+from vla.chunking import Condition, make_condition
 from vla.policy import PolicyInput
 from vla.sampler import Sampler
 from vla.schedule import Schedule, make_schedule
 from vla.transforms import frames_to_tensor
+
+NAIVE = STRATEGIES["naive"]
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,7 @@ class Finished:
     """Actions that are done.
 
     Attributes:
+        start_step: The absolute step with which the chunk begins.
         steps: Absolute steps. Shape (n,), int64.
         actions: In the robot's units. Shape (n, A), float32.
         final: Whether the chunk is complete.
@@ -38,6 +42,7 @@ class Finished:
         image_rows: Image tokens in the prefix.
     """
 
+    start_step: int
     steps: NDArray[np.int64]
     actions: NDArray[np.float32]
     final: bool
@@ -104,49 +109,57 @@ class Engine:
             self._samplers[delay] = Sampler(self._model, schedule, self._executed, self.device)
         return self._samplers[delay]
 
-    def inputs(self, observation: Observation, prompt: str) -> PolicyInput:
+    def inputs(self, observation: Observation, prompt: str, condition: Condition) -> PolicyInput:
         """A batch of one for the model."""
-        scales = self.checkpoint.normaliser
         images = {n: frames_to_tensor(f) for n, f in observation.frames.items()}
         tokens = self.checkpoint.tokeniser.encode(prompt)[None]
-        return PolicyInput(images, scales.state(_state(observation)), tokens)
+        state = torch.from_numpy(np.array(condition.state, dtype=np.float32))[None]
+        start = torch.tensor([condition.start])
+        return PolicyInput(images, self.checkpoint.normaliser.state(state), tokens, start)
 
     def stream(
-        self, observation: Observation, prompt: str, *, conditioned: bool = False
+        self, observation: Observation, prompt: str, strategy: Strategy = NAIVE
     ) -> Iterator[Finished]:
         """Runs one inference; yields actions as they ripen.
 
         Args:
             observation: What the robot sees.
             prompt: The instruction.
-            conditioned: Whether the chunk continues the observation's committed actions: they
-                are its beginning, clean, and the schedule starts behind them. A chunk that is
-                not conditioned is generated from its first index on.
+            strategy: What the chunk is conditioned on and when it begins. Committed actions that
+                the chunk continues are not yielded.
 
         Raises:
-            OnsetError: The instruction is unknown, an action came out non-finite, or more actions
-                are committed than the policy was trained to continue.
+            OnsetError: The instruction is unknown, an action came out non-finite, or the delay is
+                more than the policy was trained for.
         """
         began = time.perf_counter_ns()
-        committed = self._committed(observation) if conditioned else None
-        sampler = self._sampler(0 if committed is None else committed.shape[1])
-        inputs = self.inputs(observation, prompt).to(self.device)
+        scales, most = self.checkpoint.normaliser, self.checkpoint.meta.max_delay
+        condition = make_condition(strategy, observation, scales, most)
+        sampler = self._sampler(condition.prefix_length)
+        inputs = self.inputs(observation, prompt, condition).to(self.device)
+        prefix, guide = condition.prefix, condition.guide
+        if prefix is not None:
+            prefix = prefix.to(self.device)
+        if guide is not None:
+            guide = guide.to(self.device)
         generator = torch.Generator().manual_seed(self._seed * 1_000_003 + observation.id)
         shape = (1, self._model.horizon, self._model.action_dim)
         noise = torch.randn(shape, generator=generator).to(self.device)
-        state = np.asarray(observation.state, dtype=np.float32)
+        state = np.asarray(condition.state, dtype=np.float32)
+        start_step = observation.step + condition.start
         with torch.inference_mode():
             context = self._model.encode(inputs)
             if self.device.type == "cuda":
                 torch.cuda.synchronize(self.device)  # so that its time is its own
         encoded = time.perf_counter_ns()
-        for ripe in sampler.run(context, noise, committed):
+        for ripe in sampler.run(context, noise, prefix, guide):
             values = ripe.values[0].cpu().numpy()
-            actions = self.checkpoint.normaliser.actions(values, state, ripe.indices)
+            actions = scales.actions(values, state, ripe.indices)
             if not np.isfinite(actions).all():
                 raise OnsetError(ErrorCode.INTERNAL, "actions", "non-finite", "finite actions")
             yield Finished(
-                observation.step + ripe.indices,
+                start_step,
+                start_step + ripe.indices,
                 actions,
                 ripe.final,
                 encoded - began,
@@ -155,32 +168,8 @@ class Engine:
                 context.image_rows,
             )
 
-    def _committed(self, observation: Observation) -> Tensor | None:
-        """The committed actions as the model takes them, shape (1, d, A); None when d is 0.
-
-        They were planned from an older observation: here they are taken relative to the state of
-        this one, as training takes them.
-        """
-        count, most = len(observation.committed), self.checkpoint.meta.max_delay
-        if count > most:
-            raise OnsetError(
-                ErrorCode.BAD_VALUE,
-                "observation.committed",
-                count,
-                f"up to {most} actions, which {self.checkpoint.meta.name} was trained to continue",
-            )
-        if count == 0:
-            return None
-        actions = torch.from_numpy(np.array(observation.committed, dtype=np.float32))[None]
-        scales = self.checkpoint.normaliser
-        return scales.chunk(actions, _state(observation)).to(self.device)
-
     def chunk(self, observation: Observation, prompt: str) -> NDArray[np.float32]:
         """Everything that is free of a chunk, at once. Shape (n, A), in the robot's units."""
         parts = list(self.stream(observation, prompt))
         order = np.argsort(np.concatenate([p.steps for p in parts]))
         return np.concatenate([p.actions for p in parts])[order]
-
-
-def _state(observation: Observation) -> Tensor:
-    return torch.from_numpy(np.array(observation.state, dtype=np.float32))[None]

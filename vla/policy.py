@@ -15,19 +15,22 @@ class PolicyInput:
 
     Attributes:
         images: Per camera, uint8 RGB of all its lags. Shape (B, lags, h, w, 3).
-        state: Normalised state. Shape (B, S).
+        state: Normalised state at the chunk's beginning. Shape (B, S).
         tokens: Instruction token ids, 0 for padding. Shape (B, W), int64.
+        start: The chunk's beginning, in steps after the images. Shape (B,), int64.
     """
 
     images: dict[str, Tensor]
     state: Tensor
     tokens: Tensor
+    start: Tensor
 
     def to(self, device: torch.device) -> PolicyInput:
         return PolicyInput(
             {name: image.to(device) for name, image in self.images.items()},
             self.state.to(device),
             self.tokens.to(device),
+            self.start.to(device),
         )
 
 

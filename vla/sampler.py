@@ -11,6 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from controller.errors import ErrorCode, OnsetError
+from vla.guidance import Guide, for_autograd, guided_velocity
 from vla.policy import Context, FlowPolicy, MeanFlowPolicy
 from vla.schedule import Schedule
 
@@ -81,7 +83,11 @@ class Sampler:
             self._steps.append(_Step(start[None], end[None], (end - start)[:, None], ripe, rows))
 
     def run(
-        self, context: Context, noise: Tensor, committed: Tensor | None = None
+        self,
+        context: Context,
+        noise: Tensor,
+        committed: Tensor | None = None,
+        guide: Guide | None = None,
     ) -> Iterator[Ripe]:
         """Runs the expert step by step.
 
@@ -90,23 +96,46 @@ class Sampler:
             noise: Start of the flow. Shape (B, H, A).
             committed: Normalised actions of the committed indices, clean before every step.
                 Shape (B, d, A).
+            guide: What every step's velocity is turned towards; its target has the noise's shape.
 
         Yields:
             Each index once, at the step at which the table says that it is finished.
+
+        Raises:
+            OnsetError: At the first step. BAD_VALUE: a guide with average velocities, which jump
+                too far to be corrected on the way. BAD_SHAPE: its target has another shape.
         """
+        if guide is not None:
+            self._check(guide, noise)
+            context = for_autograd(context)
         x = noise.clone()
         for number, step in enumerate(self._steps, start=1):
             # Not around the loop: a mode must not outlive a yield, which hands control back.
             with torch.inference_mode():
                 if committed is not None:
                     x[:, : committed.shape[1]] = committed
-                x = torch.addcmul(x, self._velocity(x, step, context), step.change)
+                x = torch.addcmul(x, self._velocity(x, step, context, guide), step.change)
                 values = x.index_select(1, step.rows) if len(step.ripe) else x
             if len(step.ripe):
                 yield Ripe(number, step.ripe, values, number == len(self._steps))
 
-    def _velocity(self, x: Tensor, step: _Step, context: Context) -> Tensor:
+    def _check(self, guide: Guide, noise: Tensor) -> None:
+        if self._average:
+            raise OnsetError(
+                ErrorCode.BAD_VALUE,
+                "guide",
+                "a guide, with a schedule of average velocities",
+                "none: commit a prefix instead, or take another schedule",
+            )
+        if guide.target.shape != noise.shape:
+            raise OnsetError(
+                ErrorCode.BAD_SHAPE, "guide.target", tuple(guide.target.shape), tuple(noise.shape)
+            )
+
+    def _velocity(self, x: Tensor, step: _Step, context: Context, guide: Guide | None) -> Tensor:
         start, end = step.start.expand(len(x), -1), step.end.expand(len(x), -1)
         if self._average:
             return cast(MeanFlowPolicy, self._policy).average_velocity(x, start, end, context)
+        if guide is not None:
+            return guided_velocity(self._policy, x, start, context, guide)
         return self._policy.velocity(x, start, context)

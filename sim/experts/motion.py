@@ -20,6 +20,12 @@ DIMS = 6
 Goal = Callable[[int, Array, Array], Array]
 
 
+def goal_of(tip: Array, pitch: float) -> Array:
+    """A goal with the tip there, no roll and the gripper closed. Shapes (..., 3) to (..., 6)."""
+    rest = np.broadcast_to([pitch, 0.0, 0.0], tip.shape)
+    return np.concatenate([tip, rest], axis=-1)
+
+
 def plan_start(position: Array, velocity: Array) -> tuple[Array, Array]:
     """The plan's coordinates and rates, from the measured joints.
 
@@ -27,8 +33,8 @@ def plan_start(position: Array, velocity: Array) -> tuple[Array, Array]:
     position led by that much.
 
     Args:
-        position: Measured joints in action units. Shape (6,).
-        velocity: Measured joint rates in action units per second. Shape (6,).
+        position: Measured joints in action units. Shape (..., 6).
+        velocity: Measured joint rates in action units per second. Shape (..., 6).
     """
     # The gripper may be blocked by what it holds: its measured position is its own start.
     lead = np.where(np.arange(DIMS) == 5, 0.0, so101.SERVO_LAG)
@@ -36,8 +42,9 @@ def plan_start(position: Array, velocity: Array) -> tuple[Array, Array]:
     rates = np.array(velocity, dtype=np.float64)
     span = 0.01
     here, ahead = so101.forward(np.stack([joints, joints + span * rates]))
-    start = np.concatenate([here, [joints[4], position[5]]])
-    rate = np.concatenate([(ahead - here) / span, [rates[4], rates[5]]])
+    gripper = position[..., 5:]
+    start = np.concatenate([here, joints[..., 4:5], gripper], axis=-1)
+    rate = np.concatenate([(ahead - here) / span, rates[..., 4:]], axis=-1)
     return start, rate
 
 
@@ -45,26 +52,26 @@ def roll_out(start: Array, rate: Array, goal: Goal, omega: Array, dt: float, ste
     """Follows the reference model for ``steps`` periods.
 
     Args:
-        start: Shape (6,), plan coordinates.
-        rate: Shape (6,), their rates.
-        goal: Called as ``goal(i, x, v)`` at the beginning of period i; returns shape (6,).
+        start: Shape (..., 6), plan coordinates.
+        rate: Shape (..., 6), their rates.
+        goal: Called as ``goal(i, x, v)`` at the beginning of period i; returns shape (..., 6).
         omega: Natural frequency per coordinate [rad/s]. Shape (6,).
         dt: Period [s].
 
     Returns:
-        Joint set-points at the *end* of each period, in action units. Shape (steps, 6).
+        Joint set-points at the *end* of each period, in action units. Shape (..., steps, 6).
     """
     decay = np.exp(-omega * dt)
     x, v = start.copy(), rate.copy()
-    path = np.empty((steps, DIMS))
+    path = np.empty((*start.shape[:-1], steps, DIMS))
     for i in range(steps):
         target = goal(i, x, v)
         error = x - target
         slope = v + omega * error
         x = target + decay * (error + slope * dt)
         v = decay * (v - omega * dt * slope)
-        path[i] = x
-    joints = np.concatenate([so101.inverse(path[:, :4]), path[:, 4:]], axis=1)
-    joints[:, 4] = np.clip(joints[:, 4], so101.LOWER[4], so101.UPPER[4])
-    joints[:, 5] = np.clip(joints[:, 5], 0.0, 1.0)
+        path[..., i, :] = x
+    joints = np.concatenate([so101.inverse(path[..., :4]), path[..., 4:]], axis=-1)
+    joints[..., 4] = np.clip(joints[..., 4], so101.LOWER[4], so101.UPPER[4])
+    joints[..., 5] = np.clip(joints[..., 5], 0.0, 1.0)
     return joints

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sim.experts.motion import plan_start, roll_out
+from sim.experts.motion import goal_of, plan_start, roll_out
 from sim.robots import so101
 from sim.robots.so101 import Array
 from sim.task import Targets
@@ -38,7 +38,7 @@ class Reach:
 
 def reach_plan(
     motion: Reach,
-    target: Targets | None,
+    targets: Targets,
     home: Array,
     position: Array,
     velocity: Array,
@@ -47,19 +47,31 @@ def reach_plan(
 ) -> Array:
     """Goes over the target, led by its velocity, and down on it; goes home when there is none.
 
+    Args:
+        motion: How.
+        targets: The first one is meant. One scene, or (...,) of them.
+        home: Where the tip goes otherwise. Shape (3,), [m].
+        position: Measured joints, action units. Shape (..., 6).
+        velocity: Their rates. Shape (..., 6).
+        steps: Length of the chunk.
+        dt: Policy period [s].
+
     Returns:
-        Set-points at the end of each period. Shape (steps, 6), action units.
+        Set-points at the end of each period. Shape (..., steps, 6), action units.
     """
     start, rate = plan_start(position, velocity)
     # The reference model trails a moving goal by 2/omega, and the servo trails the command.
     lead = 2.0 / motion.omega + so101.SERVO_LAG
+    place, speed = targets.position[..., 0, :2], targets.velocity[..., 0, :2]
+    at_home = goal_of(np.broadcast_to(home, start[..., :3].shape), motion.pitch)
+    seen = targets.visible[..., :1]
 
     def goal(i: int, x: Array, v: Array) -> Array:
-        if target is None:
-            return np.array([*home, motion.pitch, 0.0, 0.0])
-        there = target.position[0, :2] + target.velocity[0, :2] * (i * dt + lead)
-        near = np.linalg.norm(x[:2] - there) < motion.strike_within
-        return np.array([*there, motion.strike if near else motion.hover, motion.pitch, 0.0, 0.0])
+        there = place + speed * (i * dt + lead)
+        away = np.linalg.norm(x[..., :2] - there, axis=-1, keepdims=True)
+        height = np.where(away < motion.strike_within, motion.strike, motion.hover)
+        over = goal_of(np.concatenate([there, height], axis=-1), motion.pitch)
+        return np.where(seen, over, at_home)
 
     omega = np.full(6, motion.omega)
     return roll_out(start, rate, goal, omega, dt, steps)

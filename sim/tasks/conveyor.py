@@ -173,9 +173,11 @@ class Conveyor(Task):
             np.array([True]),
         )
 
-    def plan(self, position: Array, velocity: Array, steps: int, dt: float) -> Array:
-        x, y, z = self._cubes.position(self._named).tolist()
-        vx, vy, _ = self._cubes.velocity(self._named).tolist()
+    def plan_for(
+        self, targets: Targets, position: Array, velocity: Array, steps: int, dt: float
+    ) -> Array:
+        x, y, z = targets.position[0].tolist()
+        vx, vy, _ = targets.velocity[0].tolist()
         item = Item((x, y, z), (vx, vy))
         return grasp_plan(_MOTION, item, lambda *_: False, None, position, velocity, steps, dt)
 

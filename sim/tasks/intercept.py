@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import mujoco
 import numpy as np
 
-from sim.experts.motion import plan_start, roll_out
+from sim.experts.motion import goal_of, plan_start, roll_out
 from sim.experts.reach import Reach
 from sim.robots.so101 import Array
 from sim.task import COLOURS, HIDDEN_Z, Targets, Task, draw_pair, interval
@@ -48,6 +48,7 @@ class Intercept(Task):
     prompts = tuple(f"block the {c} ball" for c in _COLOURS)
     cameras = ("front",)
     lags = (0, 3)
+    batched = True
     steps = 60
 
     def __init__(
@@ -168,15 +169,19 @@ class Intercept(Task):
             np.array([True]),
         )
 
-    def plan(self, position: Array, velocity: Array, steps: int, dt: float) -> Array:
+    def plan_for(
+        self, targets: Targets, position: Array, velocity: Array, steps: int, dt: float
+    ) -> Array:
+        """Also for many scenes at once, (...,) of them and of the joints."""
         start, rate = plan_start(position, velocity)
-        ball = self._balls[0]
-        if ball.blocked or ball.lost:
-            y = 0.0
-        else:
-            left = max(0.0, (ball.position[0] - LINE_X) / max(-ball.velocity[0], 1e-3))
-            y = float(np.clip(ball.position[1] + ball.velocity[1] * left, -0.17, 0.17))
-        goal = np.array([LINE_X, y, _HEIGHT, _MOTION.pitch, 0.0, 0.0])
+        ball, speed = targets.position[..., 0, :], targets.velocity[..., 0, :]
+        left = np.maximum(0.0, (ball[..., 0] - LINE_X) / np.maximum(-speed[..., 0], 1e-3))
+        cross = np.clip(ball[..., 1] + speed[..., 1] * left, -0.17, 0.17)
+        # A ball that was blocked rolls back, one that is lost is past the line.
+        over = (speed[..., 0] > 0) | (ball[..., 0] < GOAL_X)
+        y = np.where(over, 0.0, cross)
+        tip = np.stack([np.full_like(y, LINE_X), y, np.full_like(y, _HEIGHT)], axis=-1)
+        goal = goal_of(tip, _MOTION.pitch)
         return roll_out(start, rate, lambda *_: goal, np.full(6, _MOTION.omega), dt, steps)
 
     def event_ns(self) -> int | None:

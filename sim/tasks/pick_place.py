@@ -164,9 +164,10 @@ class PickPlace(Task):
             np.array([True, True]),
         )
 
-    def plan(self, position: Array, velocity: Array, steps: int, dt: float) -> Array:
-        x, y, z = self._physics.position(self._cubes[0]).tolist()
-        bx, by = self._places[self._bowls[0]].tolist()
+    def plan_for(
+        self, targets: Targets, position: Array, velocity: Array, steps: int, dt: float
+    ) -> Array:
+        (x, y, z), (bx, by, _) = targets.position.tolist()
 
         def placed(x: float, y: float, z: float) -> bool:
             return (x - bx) ** 2 + (y - by) ** 2 < _INSIDE**2 and z < _WALL + HALF

@@ -52,6 +52,7 @@ class Whack(Task):
     prompts = tuple(f"hit the {c} mole" for c in _COLOURS)
     cameras = ("front",)
     lags = (0, 3)
+    batched = True
     steps = 200
 
     def __init__(
@@ -177,9 +178,11 @@ class Whack(Task):
             np.array([mole.shown]),
         )
 
-    def plan(self, position: Array, velocity: Array, steps: int, dt: float) -> Array:
-        target = self.targets() if self._moles[0].shown else None
-        return reach_plan(_MOTION, target, _HOME, position, velocity, steps, dt)
+    def plan_for(
+        self, targets: Targets, position: Array, velocity: Array, steps: int, dt: float
+    ) -> Array:
+        """Also for many scenes at once, (...,) of them and of the joints."""
+        return reach_plan(_MOTION, targets, _HOME, position, velocity, steps, dt)
 
     def event_ns(self) -> int | None:
         return self._event

@@ -73,3 +73,69 @@ def test_delay_is_clamped_and_says_so():
 def test_settings_out_of_range_are_refused(changes):
     with pytest.raises(OnsetError):
         fed([], **changes)
+
+
+round_trips = st.lists(st.integers(0, 10**10), max_size=120)
+
+
+@given(round_trips, st.integers(0, 10**10), st.data())
+def test_the_delay_keeps_to_its_bounds(values, margin, data):
+    most = data.draw(st.integers(0, 60))
+    least = data.draw(st.integers(0, most))
+    estimator = fed(values, margin_ns=margin, max_delay=most, min_delay=least)
+    assert least <= estimator.delay() <= most
+    if values and not estimator.over_limit:
+        covered = estimator.delay() * 40 * MS
+        assert covered >= estimator.latency_ns + margin
+
+
+@given(round_trips, st.integers(0, 10**9), st.integers(0, 10**9))
+def test_a_greater_margin_never_shortens_the_delay(values, one, more):
+    assert fed(values, margin_ns=one + more).delay() >= fed(values, margin_ns=one).delay()
+
+
+@given(
+    st.lists(st.integers(0, 10**9), min_size=50, max_size=50),
+    st.lists(st.tuples(st.integers(0, 49), st.integers(10**10, 10**12)), max_size=2),
+)
+def test_two_spikes_among_fifty_raise_the_delay_no_further_than_the_usual_most(usual, spikes):
+    values = list(usual)
+    for at, spike in spikes:
+        values[at] = spike
+    assert fed(values).latency_ns <= max(usual)
+
+
+@given(st.integers(0, 49), st.integers(10**10, 10**12), st.integers(0, 10**9))
+def test_a_spike_in_a_full_and_even_window_changes_nothing(at, spike, usual):
+    values = [usual] * 50
+    values[at] = spike
+    assert fed(values).delay() == fed([usual] * 50).delay()
+
+
+@given(round_trips, st.lists(st.integers(0, 10**9), min_size=50, max_size=60))
+def test_what_has_left_the_window_is_forgotten(before, after):
+    assert fed(before + after).latency_ns == fed(after).latency_ns
+
+
+@given(st.integers(0, 5), round_trips, round_trips)
+def test_after_a_reset_it_is_as_new(skipped, before, after):
+    again = fed(before, skip_first=skipped)
+    again.reset()
+    for value in after:
+        again.observe(value)
+    new = fed(after, skip_first=skipped)
+    assert (again.latency_ns, again.delay()) == (new.latency_ns, new.delay())
+    assert again.latency_ns == fed(after[skipped:]).latency_ns
+
+
+@given(round_trips, st.lists(st.integers(0, 120), max_size=30))
+def test_lost_replies_are_counted_and_measure_nothing(values, lost_after):
+    estimator = fed([], skip_first=3)
+    for number, value in enumerate(values):
+        for _ in range(lost_after.count(number)):
+            estimator.lose()
+        estimator.observe(value)
+    assert estimator.latency_ns == fed(values, skip_first=3).latency_ns
+    assert estimator.lost == sum(number < len(values) for number in lost_after)
+    estimator.reset()
+    assert estimator.lost == 0

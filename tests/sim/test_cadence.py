@@ -10,7 +10,7 @@ from controller.types import Observation
 from sim.cadence import Cadence, fastest_cadence
 from sim.delay import Compute, Whole
 from sim.env import SimRobot
-from sim.rollout import expert, run_episode
+from sim.rollout import expert, loop_config, run_episode
 from sim.tasks import make_task
 
 MS = 1_000_000
@@ -76,7 +76,8 @@ def test_no_step_is_starved_once_the_first_answer_is_there(robot, ready_at, scal
             for steps, i in parts
         ]
 
-    episode = run_episode(robot, stream, 3, latency=latency, execute_steps=cadence.execute_steps)
+    config = loop_config(cadence.execute_steps)
+    episode = run_episode(robot, stream, 3, latency=latency, config=config)
     # Those that the first chunk was too late for, and none after them.
     assert episode.counters.starved == cadence.executed - cadence.execute_steps
     assert episode.counters.steps > 30

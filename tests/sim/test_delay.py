@@ -8,45 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from controller.errors import OnsetError
-from controller.types import Observation
-from sim.delay import Compute, DelayedLink, Fixed, Whole, whole
-
-MS = 1_000_000
-
-
-def observation(number: int, capture_ns: int) -> Observation:
-    return Observation(
-        id=number,
-        step=number,
-        capture_ns=capture_ns,
-        state=np.zeros(12, np.float32),
-        frames={},
-        committed=np.empty((0, 6), np.float32),
-        delay=0,
-        deadline_ns=0,
-    )
-
-
-def pieces(*ready_at: int):
-    """A stream of one action a piece, finished after so many expert steps."""
-
-    def stream(observation: Observation) -> list[Whole]:
-        return [
-            Whole(np.array([observation.step + i]), np.full((1, 6), i, np.float32), steps, last)
-            for i, steps in enumerate(ready_at)
-            for last in [i == len(ready_at) - 1]
-        ]
-
-    return stream
-
-
-def arrivals(link: DelayedLink, until_ns: int, tick_ns: int = MS) -> list[tuple[int, int, int]]:
-    """When what arrives [ms]: time, observation, first step."""
-    return [
-        (now // MS, piece.observation_id, int(piece.steps[0]))
-        for now in range(0, until_ns, tick_ns)
-        for piece in link.poll(now)
-    ]
+from sim.delay import Compute, DelayedLink, Fixed, whole
+from tests.sim.helpers import MS, arrivals, observation, pieces
 
 
 def test_pieces_arrive_when_their_expert_steps_are_done() -> None:
@@ -121,8 +84,10 @@ def test_inferences_never_overlap_and_the_newest_is_always_answered(gaps, prefix
         ended = last
 
 
-def test_negative_times_are_refused() -> None:
+def test_negative_times_and_seeds_are_refused() -> None:
     with pytest.raises(OnsetError, match="latency_ns"):
         Fixed(-1)
     with pytest.raises(OnsetError, match="step_ns"):
         Compute(1, -1)
+    with pytest.raises(OnsetError, match="seed"):
+        DelayedLink(pieces(1), Fixed(0), seed=-1)

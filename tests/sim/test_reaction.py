@@ -9,7 +9,7 @@ from controller.types import Observation
 from sim.delay import Fixed, Stream, whole
 from sim.env import SimRobot
 from sim.reaction import reaction_ns
-from sim.rollout import expert
+from sim.rollout import expert, loop_config
 from sim.tasks import TASKS, make_task
 
 MS = 1_000_000
@@ -85,7 +85,8 @@ def test_a_muted_mole_cannot_be_hit(robots) -> None:
 
 def measure(robot: SimRobot, seed: int, latency_ns: int, **options) -> int | None:
     stream: Stream = whole(expert(robot, 32))
-    return reaction_ns(robot, stream, seed, latency=Fixed(latency_ns), execute_steps=1, **options)
+    config, latency = loop_config(1), Fixed(latency_ns)
+    return reaction_ns(robot, stream, seed, latency=latency, config=config, **options)
 
 
 def startled(robot: SimRobot) -> Stream:
@@ -116,7 +117,7 @@ def test_the_reaction_is_the_wait_for_an_observation_the_latency_and_the_motion(
                 startled(robot),
                 seed,
                 latency=Fixed(latency_ns),
-                execute_steps=execute_steps,
+                config=loop_config(execute_steps),
             )
             assert reaction is not None
             motions.append(reaction - wait_ns - latency_ns)
@@ -152,7 +153,7 @@ def test_who_does_not_look_does_not_react(robots) -> None:
     def still(observation: Observation) -> np.ndarray:
         return np.tile(observation.state[:6], (32, 1))
 
-    assert reaction_ns(robot, whole(still), 1, latency=Fixed(0), execute_steps=1) is None
+    assert reaction_ns(robot, whole(still), 1, latency=Fixed(0), config=loop_config(1)) is None
     assert measure(robot, 1, 0, window_ns=20 * MS) is None  # too soon for any
 
 

@@ -9,7 +9,7 @@ from sim.collect import Noise, collect_episode
 from sim.delay import Fixed, whole
 from sim.env import SimRobot
 from sim.metrics import mean_interval, sign_test, wilson
-from sim.rollout import expert, run_episode
+from sim.rollout import expert, loop_config, run_episode
 from sim.tasks import make_task
 
 PERIOD = 40_000_000
@@ -48,7 +48,7 @@ def test_an_answer_within_a_step_starves_the_first_one_alone_and_is_never_late(
     robot: SimRobot,
 ) -> None:
     stream = whole(expert(robot, 32))
-    episode = run_episode(robot, stream, 1, latency=Fixed(28_000_000), execute_steps=1)
+    episode = run_episode(robot, stream, 1, latency=Fixed(28_000_000), config=loop_config(1))
     counters = episode.counters
     assert (counters.starved, counters.late) == (1, 0)
     assert counters.amended == counters.slices

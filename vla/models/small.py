@@ -45,6 +45,7 @@ class SmallVLAConfig:
         readouts: R, the things an instruction refers to.
         mean_flow: Whether the expert is conditioned on the length of its jump as well, and so
             knows average velocities.
+        max_start: Greatest number of steps by which a chunk may begin after its images.
     """
 
     cameras: tuple[str, ...]
@@ -61,6 +62,7 @@ class SmallVLAConfig:
     max_words: int = 10
     readouts: int = 1
     mean_flow: bool = False
+    max_start: int = 0
 
     @property
     def grid(self) -> int:
@@ -106,6 +108,10 @@ class SmallVLA(nn.Module):
             nn.GELU(),
             nn.Linear(2 * width, width),
         )
+        if c.max_start:
+            # Zero: at first a chunk takes the images for the present ones.
+            self.start = nn.Embedding(c.max_start + 1, 4 * width)
+            nn.init.zeros_(self.start.weight)
         self.action_in = nn.Sequential(
             nn.Linear(c.action_dim + width, width), nn.SiLU(), nn.Linear(width, width)
         )
@@ -151,8 +157,24 @@ class SmallVLA(nn.Module):
             if i + 1 < len(self.prefix):
                 x = block(x, k, v)
         readout = self.readout(x[:, :image_rows], x[:, -self.config.readouts :])
-        summary = self.state_in(torch.cat([inputs.state, readout.feature.flatten(1)], dim=-1))
+        summary = self.summarise(readout.feature, inputs.state, inputs.start)
         return Context(tuple(keys), tuple(values), summary, image_rows), readout
+
+    def summarise(self, feature: Tensor, state: Tensor, start: Tensor) -> Tensor:
+        """What the images show and where the arm will be when the chunk begins. Shape (B, D).
+
+        Args:
+            feature: Of the readout. Shape (B, R, D).
+            state: As in ``PolicyInput``. Shape (B, S).
+            start: As in ``PolicyInput``. Shape (B,).
+        """
+        enter, gelu, leave = self.state_in
+        hidden = enter(torch.cat([state, feature.flatten(1)], dim=-1))
+        if self.config.max_start:
+            # Scaled, not only shifted: how far a thing moves on is a product of speed and time.
+            scale, shift = self.start(start).chunk(2, dim=-1)
+            hidden = hidden * (1 + scale) + shift
+        return leave(gelu(hidden))
 
     def velocity(self, x: Tensor, tau: Tensor, context: Context) -> Tensor:
         return velocity_from_clean(x, self.clean(x, tau, context), tau)

@@ -12,8 +12,6 @@ from controller.messages import Description
 from vla.checkpoint import Checkpoint
 from vla.schedule import make_schedule
 
-NAIVE, PREFIX = "naive", "prefix"
-STRATEGIES = (NAIVE, PREFIX)
 MAX_THREADS = 256
 MAX_SESSIONS = 4096
 
@@ -71,7 +69,7 @@ def describe(checkpoint: Checkpoint, config: ServeConfig) -> Description:
         prompts=meta.prompts,
         horizon=horizon,
         robot=meta.robot,
-        strategies=STRATEGIES if meta.max_delay else (NAIVE,),
+        strategies=meta.strategies(schedule),
         expert_steps=schedule.steps,
         min_delay=0,
         max_delay=min(meta.max_delay or horizon - 1, horizon - executed),

@@ -16,6 +16,7 @@ import torch
 
 from controller.errors import ErrorCode, OnsetError
 from controller.messages import Notice, NoticeKind
+from controller.strategy import STRATEGIES, Strategy
 from controller.types import ActionSlice, CacheFigures, Observation, RobotSpec, Timing
 from vla.engine import Finished
 from vla.serve.scheduler import Request, Scheduler
@@ -27,15 +28,15 @@ class Inference(Protocol):
     """What the runner needs of an engine."""
 
     def stream(
-        self, observation: Observation, prompt: str, *, conditioned: bool = False
+        self, observation: Observation, prompt: str, strategy: Strategy
     ) -> Iterator[Finished]:
         """Runs one inference; yields actions as they ripen.
 
         Args:
             observation: What the robot sees.
             prompt: The instruction.
-            conditioned: Whether the chunk continues the observation's committed actions; they are
-                not yielded then.
+            strategy: What the chunk is conditioned on. Committed actions that it continues are not
+                yielded.
         """
         ...
 
@@ -140,7 +141,7 @@ class Runner:
     def _prepare(self) -> Inference | None:
         try:
             engine = self._make_engine()
-            for _ in engine.stream(*self._warm_up):
+            for _ in engine.stream(*self._warm_up, STRATEGIES["naive"]):
                 pass
         except (OnsetError, RuntimeError) as error:
             self._ready.set_exception(error)
@@ -167,9 +168,7 @@ class Runner:
             text = f"the model began {waited_ms:.0f} ms after receipt, past the deadline"
             self._post(Reply(request, Notice(NoticeKind.OVERLOAD, text, observation.id)))
         try:
-            for finished in engine.stream(
-                observation, request.prompt, conditioned=request.conditioned
-            ):
+            for finished in engine.stream(observation, request.prompt, request.strategy):
                 self._post(Reply(request, _slice(request, finished, began_ns)))
         except OnsetError as error:
             error.fatal, error.observation_id = False, observation.id
@@ -194,7 +193,7 @@ class Runner:
 def _slice(request: Request, finished: Finished, began_ns: int) -> ActionSlice:
     return ActionSlice(
         observation_id=request.observation.id,
-        start_step=request.observation.step,
+        start_step=finished.start_step,
         steps=finished.steps,
         actions=finished.actions,
         final=finished.final,
@@ -220,6 +219,7 @@ def blank_observation(robot: RobotSpec) -> Observation:
             c.name: np.zeros((len(c.lags), c.height, c.width, 3), np.uint8) for c in robot.cameras
         },
         committed=np.zeros((0, len(robot.action)), np.float32),
+        planned=np.zeros((0, len(robot.action)), np.float32),
         delay=0,
         deadline_ns=0,
     )

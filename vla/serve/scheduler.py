@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from controller.strategy import STRATEGIES, Strategy
 from controller.types import Observation
 
 
@@ -26,7 +27,7 @@ class Request:
         received_ns: When it was received [ns], server's clock.
         decode_ns: How long its frames took to decode [ns].
         due_ns: When its robot runs out of actions [ns], server's clock.
-        conditioned: Whether the chunk continues the observation's committed actions.
+        strategy: What the chunk is conditioned on.
     """
 
     session: int
@@ -35,7 +36,7 @@ class Request:
     received_ns: int
     decode_ns: int
     due_ns: int
-    conditioned: bool = False
+    strategy: Strategy = STRATEGIES["naive"]
 
     @staticmethod
     def of(
@@ -44,11 +45,11 @@ class Request:
         prompt: str,
         received_ns: int,
         decode_ns: int,
-        conditioned: bool = False,
+        strategy: Strategy = STRATEGIES["naive"],
     ) -> Request:
         """A request that is due the observation's deadline after its receipt."""
         due_ns = received_ns + observation.deadline_ns
-        return Request(session, observation, prompt, received_ns, decode_ns, due_ns, conditioned)
+        return Request(session, observation, prompt, received_ns, decode_ns, due_ns, strategy)
 
     def overdue(self, now_ns: int) -> bool:
         """Whether its robot has run out of actions while it waited.

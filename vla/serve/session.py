@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from controller.bounds import check_range
 from controller.errors import ErrorCode, OnsetError
 from controller.messages import Description, Open, Reset
+from controller.strategy import STRATEGIES, Strategy, get_strategy
 from controller.types import Observation, RobotSpec
-from vla.serve.config import PREFIX
 from vla.transforms import Tokeniser
 
 OVERLOAD_INTERVAL_NS = 1_000_000_000
@@ -23,7 +23,7 @@ class Session:
         robot: As it was opened with; agrees with the policy's.
         episode: The episode under way.
         prompt: The instruction in force.
-        conditioned: Whether chunks continue the committed actions.
+        strategy: How chunks are made.
         last_step: Step of the last observation accepted in this episode; -1 before any.
         last_id: Id of the last observation accepted; -1 before any.
         outstanding: Ids of observations received and not answered yet.
@@ -34,7 +34,7 @@ class Session:
     robot: RobotSpec
     episode: str
     prompt: str
-    conditioned: bool = False
+    strategy: Strategy = STRATEGIES["naive"]
     last_step: int = -1
     last_id: int = -1
     outstanding: set[int] = field(default_factory=set)
@@ -49,7 +49,7 @@ class Session:
             opening.robot,
             opening.episode,
             opening.prompt,
-            conditioned=opening.strategy == PREFIX,
+            get_strategy(opening.strategy, "open.strategy"),
         )
 
     def check(self, observation: Observation, description: Description) -> None:

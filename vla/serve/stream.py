@@ -256,7 +256,7 @@ class SessionStream:
             session.prompt,
             received_ns,
             decode_ns,
-            session.conditioned,
+            session.strategy,
         )
         old = self._shared.runner.submit(request)
         if old is not None:

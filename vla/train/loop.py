@@ -18,6 +18,7 @@ from vla.checkpoint import PolicyMeta, save_checkpoint
 from vla.models.small import SmallVLA
 from vla.train.data import Demonstrations
 from vla.train.losses import Draws, PlaceHead, losses
+from vla.train.offsets import PRESENT, Offsets
 from vla.train.times import CONSTANT, Mixture
 from vla.transforms import Normaliser, Tokeniser
 
@@ -29,8 +30,9 @@ class TrainConfig:
     Attributes:
         steps: Optimiser steps in all.
         batch: Frames per step.
-        draws: Noise draws that share a frame's encoding.
+        draws: How often a frame's encoding is used.
         mixture: How flow times are drawn; the constant schedule's alone by default.
+        offsets: How long after its frames a chunk begins; with them by default.
         rate: Peak learning rate.
         perception: Factor on the rate of patches and readout.
         warmup: Steps of linear warm-up; a cosine to zero follows.
@@ -45,6 +47,7 @@ class TrainConfig:
     batch: int = 48
     draws: Draws = Draws()
     mixture: Mixture = CONSTANT
+    offsets: Offsets = PRESENT
     rate: float = 1e-3
     perception: float = 2.0
     warmup: int = 100
@@ -103,8 +106,9 @@ class Trainer:
         config = self.config
         # Seeded by the step, so that a resumed run draws what an unbroken one would have drawn.
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + self.step)
-        batch = self.data.batch(config.batch, self.normaliser, self.tokeniser, generator)
-        batch = type(batch)(**{n: v.to(self.device) for n, v in vars(batch).items()})
+        batch = self.data.batch(
+            config.batch, config.offsets, self.normaliser, self.tokeniser, generator
+        ).to(self.device)
         rate = config.rate * learning_rate(self.step, config)
         for group in self.optimiser.param_groups:
             group["lr"] = rate * group["factor"]

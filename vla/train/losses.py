@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from vla.flow import flow_matching_loss, interpolate
 from vla.models.small import Readout, SmallVLA
 from vla.policy import Context
-from vla.train.data import Batch
+from vla.train.data import Batch, Branches
 from vla.train.mean_flow import distilled_target, jump_loss, mean_flow_target
 from vla.train.times import Mixture, draw_jumps, draw_points
 
@@ -53,11 +53,11 @@ class Losses:
 
 @dataclass(frozen=True)
 class Draws:
-    """How many noise draws share a frame's encoding.
+    """How often a frame's encoding is used.
 
     Attributes:
-        flow: For flow matching.
-        jump: For average velocities; 0 where the model has no MeanFlow head.
+        flow: Noise draws of each branch, for flow matching.
+        jump: Branches that learn average velocities too; 0 where the model has no MeanFlow head.
         head: What the MeanFlow head learns from: the MeanFlow identity, or the way that the
             averaged weights walk in small steps (self-distillation).
     """
@@ -88,10 +88,11 @@ def losses(
         generator: Draws noise and times.
     """
     context, readout = model.encode_with_readout(batch.inputs)
-    flow = _flow(model, context, batch.chunk, draws.flow, mixture, generator)
+    branches = batch.branches.repeat(draws.flow)
+    flow = _flow(model, branch(model, context, readout, branches), branches, mixture, generator)
     jump = torch.zeros_like(flow)
     if draws.jump:
-        jump = _jump(model, teacher, context, batch, draws, mixture, generator)
+        jump = _jump(model, teacher, context, readout, batch, draws, mixture, generator)
 
     heat, cell = _heatmap(readout, batch, model.config.grid)
     inside = batch.inside
@@ -113,30 +114,32 @@ def losses(
 def _flow(
     model: SmallVLA,
     context: Context,
-    chunk: Tensor,
-    draws: int,
+    branches: Branches,
     mixture: Mixture,
     generator: torch.Generator,
 ) -> Tensor:
-    action, noise = _repeat(chunk, draws, generator)
-    times = draw_points(len(action), model.horizon, mixture, generator).to(action)
+    action, noise = branches.chunk, _noise(branches.chunk, generator)
+    times = draw_points(branches.prefix.cpu(), model.horizon, mixture, generator).to(action)
     x = interpolate(action, noise, times.start)
-    clean = model.clean(x, times.start, context.repeat(draws))
-    return flow_matching_loss(clean, action, times.start, times.free)
+    clean = model.clean(x, times.start, context)
+    mask = times.free & branches.valid[:, None]
+    return flow_matching_loss(clean, action, times.start, mask)
 
 
 def _jump(
     model: SmallVLA,
     teacher: SmallVLA,
     context: Context,
+    readout: Readout,
     batch: Batch,
     draws: Draws,
     mixture: Mixture,
     generator: torch.Generator,
 ) -> Tensor:
-    action, noise = _repeat(batch.chunk, draws.jump, generator)
-    times = draw_jumps(len(action), model.horizon, mixture, generator).to(action)
-    shared = context.repeat(draws.jump)
+    branches = batch.branches.first(draws.jump)
+    action, noise = branches.chunk, _noise(branches.chunk, generator)
+    times = draw_jumps(branches.prefix.cpu(), model.horizon, mixture, generator).to(action)
+    shared = branch(model, context, readout, branches)
 
     def field(x: Tensor, start: Tensor, end: Tensor) -> Tensor:
         return model.average_velocity(x, start, end, shared)
@@ -145,16 +148,23 @@ def _jump(
         aim = mean_flow_target(field, action, noise, times)
     else:
         with torch.no_grad():
-            taught = teacher.encode(batch.inputs).repeat(draws.jump)
+            taught = branch(teacher, *teacher.encode_with_readout(batch.inputs), branches)
         aim = distilled_target(
             lambda x, tau: teacher.velocity(x, tau, taught), action, noise, times
         )
-    return jump_loss(field, aim, action, noise, times)
+    return jump_loss(field, aim, action, noise, times, branches.valid)
 
 
-def _repeat(chunk: Tensor, draws: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    action = chunk.repeat_interleave(draws, dim=0)
-    return action, torch.randn(action.shape, generator=generator).to(action)
+def branch(model: SmallVLA, context: Context, readout: Readout, branches: Branches) -> Context:
+    """One encoding for several branches of each frame, each with its own state and beginning."""
+    count = len(branches.start) // len(context.summary)
+    feature = readout.feature.repeat_interleave(count, dim=0)
+    summary = model.summarise(feature, branches.state, branches.start)
+    return replace(context.repeat(count), summary=summary)
+
+
+def _noise(chunk: Tensor, generator: torch.Generator) -> Tensor:
+    return torch.randn(chunk.shape, generator=generator).to(chunk)
 
 
 def _heatmap(readout: Readout, batch: Batch, grid: int) -> tuple[Tensor, float]:

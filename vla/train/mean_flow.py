@@ -71,7 +71,9 @@ def distilled_target(
     return torch.where(way > 0, 1 / way.clamp(min=1e-6), 0.0)[..., None] * (begin - x)
 
 
-def jump_loss(field: Field, aim: Tensor, action: Tensor, noise: Tensor, times: Times) -> Tensor:
+def jump_loss(
+    field: Field, aim: Tensor, action: Tensor, noise: Tensor, times: Times, valid: Tensor
+) -> Tensor:
     """The squared error of u, weighted by t as in ``flow_matching_loss``, adaptively per sample.
 
     Each sample's error e is divided by ``sqrt(e + 1e-3)``, held constant: samples whose target is
@@ -83,6 +85,7 @@ def jump_loss(field: Field, aim: Tensor, action: Tensor, noise: Tensor, times: T
         action: Shape (B, H, A).
         noise: Shape (B, H, A).
         times: The jumps. Indices that have ended count as right.
+        valid: Which samples count. Shape (B,), bool.
 
     Returns:
         Scalar.
@@ -90,4 +93,5 @@ def jump_loss(field: Field, aim: Tensor, action: Tensor, noise: Tensor, times: T
     predicted = field(interpolate(action, noise, times.start), times.start, times.end)
     error = (predicted - aim).pow(2).mean(-1) * times.start * times.free
     per_sample = error.sum(-1) / times.free.sum(-1)
-    return (per_sample / (per_sample.detach() + 1e-3).sqrt()).mean()
+    scaled = per_sample / (per_sample.detach() + 1e-3).sqrt()
+    return (scaled * valid).sum() / valid.sum().clamp(min=1)

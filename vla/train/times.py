@@ -28,27 +28,20 @@ class Mixture:
         p: Share of samples with the horizon-aware schedule's times.
         alpha: Exponent of that schedule.
         steps: Expert steps N of the schedules that will be walked.
-        prefix: Share of samples with a committed prefix.
-        d_max: Its greatest length; each length is as likely.
     """
 
     p: float = 0.5
     alpha: float = 0.6
     steps: int = 10
-    prefix: float = 0.5
-    d_max: int = 10
 
     def __post_init__(self) -> None:
         check_alpha(self.alpha)
         check_range("mixture.steps", self.steps, 1, 1000)
-        check_range("mixture.d_max", self.d_max, 0, 1000)
-        for name in ("p", "prefix"):
-            value = getattr(self, name)
-            if not 0 <= value <= 1:
-                raise OnsetError(ErrorCode.BAD_VALUE, f"mixture.{name}", value, "0..1")
+        if not 0 <= self.p <= 1:
+            raise OnsetError(ErrorCode.BAD_VALUE, "mixture.p", self.p, "0..1")
 
 
-CONSTANT = Mixture(p=0.0, prefix=0.0)
+CONSTANT = Mixture(p=0.0)
 
 
 @dataclass(frozen=True)
@@ -74,20 +67,30 @@ class Times:
         return Times(*(part.to(other.device) for part in parts))
 
 
-def draw_points(batch: int, horizon: int, mixture: Mixture, generator: torch.Generator) -> Times:
-    """Times for flow matching: every jump has length 0."""
-    hit, free = _draw_tables(batch, horizon, mixture, generator)
-    return _times(sample_time(batch, generator), None, hit, free)
+def draw_points(
+    prefix: Tensor, horizon: int, mixture: Mixture, generator: torch.Generator
+) -> Times:
+    """Times for flow matching: every jump has length 0.
+
+    Args:
+        prefix: Committed actions of each sample. Shape (B,), int64.
+        horizon: H.
+        mixture: How they are drawn.
+        generator: Draws them.
+    """
+    hit, free = _draw_tables(prefix, horizon, mixture, generator)
+    return _times(sample_time(len(prefix), generator), None, hit, free)
 
 
-def draw_jumps(batch: int, horizon: int, mixture: Mixture, generator: torch.Generator) -> Times:
+def draw_jumps(prefix: Tensor, horizon: int, mixture: Mixture, generator: torch.Generator) -> Times:
     """Times for average velocities.
 
     With the horizon-aware schedule, part of one of its N steps, the first as likely as any other.
     Else a jump from ``sample_time``, half of them down to 0, as the one step from noise that it
-    is for.
+    is for. Arguments as in ``draw_points``.
     """
-    hit, free = _draw_tables(batch, horizon, mixture, generator)
+    batch = len(prefix)
+    hit, free = _draw_tables(prefix, horizon, mixture, generator)
     n = mixture.steps
     below = torch.randint(n, (batch, 1), generator=generator) / n
     within = (1.0 - torch.rand(batch, 1, generator=generator)) / n
@@ -107,14 +110,11 @@ def hit_times(horizon: int, delay: Tensor, mixture: Mixture) -> Tensor:
 
 
 def _draw_tables(
-    batch: int, horizon: int, mixture: Mixture, generator: torch.Generator
+    prefix: Tensor, horizon: int, mixture: Mixture, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """Hit times, 0 for the constant schedule, and which indices are free. Shapes (B, H)."""
-    delay = torch.zeros(batch, 1, dtype=torch.long)
-    if mixture.d_max:
-        drawn = torch.randint(1, mixture.d_max + 1, (batch, 1), generator=generator)
-        delay = drawn * (torch.rand(batch, 1, generator=generator) < mixture.prefix)
-    aware = torch.rand(batch, 1, generator=generator) < mixture.p
+    delay = prefix[:, None]
+    aware = torch.rand(len(prefix), 1, generator=generator) < mixture.p
     hit = hit_times(horizon, delay, mixture) * aware
     return hit, torch.arange(horizon) >= delay
 

@@ -190,7 +190,7 @@ class Frame(_message.Message):
     def __init__(self, camera: _Optional[str] = ..., lag: _Optional[int] = ..., encoding: _Optional[_Union[FrameEncoding, str]] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., data: _Optional[bytes] = ...) -> None: ...
 
 class Observation(_message.Message):
-    __slots__ = ("id", "step", "capture_ns", "state", "forecast", "committed", "delay", "deadline_ns", "frames", "prompt")
+    __slots__ = ("id", "step", "capture_ns", "state", "forecast", "committed", "delay", "deadline_ns", "frames", "prompt", "planned")
     ID_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
     CAPTURE_NS_FIELD_NUMBER: _ClassVar[int]
@@ -201,6 +201,7 @@ class Observation(_message.Message):
     DEADLINE_NS_FIELD_NUMBER: _ClassVar[int]
     FRAMES_FIELD_NUMBER: _ClassVar[int]
     PROMPT_FIELD_NUMBER: _ClassVar[int]
+    PLANNED_FIELD_NUMBER: _ClassVar[int]
     id: int
     step: int
     capture_ns: int
@@ -211,7 +212,8 @@ class Observation(_message.Message):
     deadline_ns: int
     frames: _containers.RepeatedCompositeFieldContainer[Frame]
     prompt: str
-    def __init__(self, id: _Optional[int] = ..., step: _Optional[int] = ..., capture_ns: _Optional[int] = ..., state: _Optional[_Iterable[float]] = ..., forecast: _Optional[_Iterable[float]] = ..., committed: _Optional[_Iterable[float]] = ..., delay: _Optional[int] = ..., deadline_ns: _Optional[int] = ..., frames: _Optional[_Iterable[_Union[Frame, _Mapping]]] = ..., prompt: _Optional[str] = ...) -> None: ...
+    planned: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, id: _Optional[int] = ..., step: _Optional[int] = ..., capture_ns: _Optional[int] = ..., state: _Optional[_Iterable[float]] = ..., forecast: _Optional[_Iterable[float]] = ..., committed: _Optional[_Iterable[float]] = ..., delay: _Optional[int] = ..., deadline_ns: _Optional[int] = ..., frames: _Optional[_Iterable[_Union[Frame, _Mapping]]] = ..., prompt: _Optional[str] = ..., planned: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class Reset(_message.Message):
     __slots__ = ("episode", "prompt")
