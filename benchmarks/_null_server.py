@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import tyro
 
+from controller.strategy import Strategy
 from controller.types import Observation
 from vla.checkpoint import load_checkpoint
 from vla.engine import Finished
@@ -38,10 +39,10 @@ class NullEngine:
         self._actions = np.zeros((1, action_dim), np.float32)
 
     def stream(
-        self, observation: Observation, prompt: str, *, conditioned: bool = False
+        self, observation: Observation, prompt: str, strategy: Strategy
     ) -> Iterator[Finished]:
         steps = np.array([observation.step], np.int64)
-        yield Finished(steps, self._actions, True, 0, 0, 0, 0)
+        yield Finished(observation.step, steps, self._actions, True, 0, 0, 0, 0)
 
 
 def main(args: Args) -> int:

@@ -130,6 +130,18 @@ class Task(ABC):
             Set-points at the end of each period. Shape (steps, 6), action units.
         """
 
+    def foresee(self, targets: Targets, joints: Array, dt: float) -> Targets:
+        """What must have become of a scene that was last seen some steps ago.
+
+        Nothing but what the arm did since, and what moves on as it did.
+
+        Args:
+            targets: As they were seen.
+            joints: Measured joints from then on, step by step. Shape (n + 1, 6), action units.
+            dt: Policy period [s].
+        """
+        return targets.later((len(joints) - 1) * dt)
+
     @abstractmethod
     def start(self, rng: np.random.Generator) -> Array:
         """Joint angles at the start of an episode [rad]. Shape (6,)."""

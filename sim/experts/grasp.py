@@ -119,6 +119,13 @@ class _Planner:
         if near and abs(gripper - WIDTH) < 0.04:
             self._attach(tip)
 
+    def look(self, i: int, tip: Array, gripper: float) -> None:
+        """Moves the cube by one period, unless i is 0, and looks again whether it is held."""
+        if i > 0:
+            self._believe(i, *tip.tolist(), gripper)
+        if not self.item.held:
+            self.begin(tip, gripper)
+
     def _attach(self, tip: Array) -> None:
         x, y, z = self.item.position
         self.item.held, self.offset = True, (x - tip[0], y - tip[1], z - tip[2])
@@ -249,6 +256,25 @@ class _Planner:
             and abs(along) < 0.008 + slack
             and -0.004 - slack < across < m.clearance + 0.008 + slack
         )
+
+
+def follow(motion: Grasp, item: Item, joints: Array, dt: float) -> Item:
+    """Where a cube is that was last seen some steps ago, from what the hand did since.
+
+    It moves on with its velocity; once the jaws are closed around where it must be it moves with
+    the hand; it falls where they open.
+
+    Args:
+        motion: How it is grasped.
+        item: The cube as it was seen; changed.
+        joints: Measured joints from then on, step by step. Shape (n + 1, 6), action units.
+        dt: Policy period [s].
+    """
+    planner = _Planner(motion, item, lambda *_: False, None, dt)
+    tips = so101.forward(so101.to_joints(joints))[:, :3]
+    for i, (tip, grip) in enumerate(zip(tips, joints[:, 5].tolist(), strict=True)):
+        planner.look(i, tip, grip)
+    return item
 
 
 def grasp_plan(

@@ -8,7 +8,7 @@ import numpy as np
 from sim.experts.grasp import HALF, Grasp, Item, grasp_plan
 from sim.robots.so101 import Array
 from sim.task import Targets, Task, choose_prompt, interval
-from sim.tasks.cubes import Cubes, cube_mjcf
+from sim.tasks.cubes import Cubes, cube_mjcf, follow_first
 
 _COLOURS = ("red", "green", "blue", "yellow")
 _BELT_X = 0.19  # middle of the belt [m]
@@ -172,6 +172,9 @@ class Conveyor(Task):
             self._cubes.velocity(self._named)[None],
             np.array([True]),
         )
+
+    def foresee(self, targets: Targets, joints: Array, dt: float) -> Targets:
+        return follow_first(_MOTION, targets, joints, dt)
 
     def plan_for(
         self, targets: Targets, position: Array, velocity: Array, steps: int, dt: float

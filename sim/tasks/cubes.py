@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import mujoco
 import numpy as np
 
-from sim.experts.grasp import HALF
+from sim.experts.grasp import HALF, Grasp, Item, follow
 from sim.robots.so101 import Array
-from sim.task import COLOURS, HIDDEN_Z
+from sim.task import COLOURS, HIDDEN_Z, Targets
 
 # Contact bits: 1 is what cubes, table and jaws share, 4 is for what only cubes touch.
 _CONTYPE, _CONAFFINITY = 5, 1
@@ -81,3 +83,12 @@ class Cubes:
         pairs = self._data.contact.geom
         of_cube = pairs[(pairs == self._geoms[colour]).any(axis=1)]
         return bool(np.isin(of_cube, self._jaws).any())
+
+
+def follow_first(motion: Grasp, targets: Targets, joints: Array, dt: float) -> Targets:
+    """``Task.foresee`` where the first target is a cube to grasp and the others stand still."""
+    (x, y, z), (vx, vy, _) = targets.position[0].tolist(), targets.velocity[0].tolist()
+    item = follow(motion, Item((x, y, z), (vx, vy)), joints, dt)
+    position, velocity = targets.position.copy(), targets.velocity.copy()
+    position[0], velocity[0, :2] = item.position, item.velocity
+    return replace(targets, position=position, velocity=velocity)

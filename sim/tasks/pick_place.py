@@ -9,7 +9,7 @@ from sim.experts.grasp import HALF, Grasp, Item, grasp_plan
 from sim.robots import so101
 from sim.robots.so101 import Array
 from sim.task import COLOURS, HIDDEN_Z, Targets, Task, choose_prompt
-from sim.tasks.cubes import Cubes, cube_mjcf
+from sim.tasks.cubes import Cubes, cube_mjcf, follow_first
 
 _CUBES = ("red", "green", "yellow")
 _BOWLS = ("blue", "white", "purple")  # none a cube's colour: a prompt is wrong in one way at a time
@@ -163,6 +163,9 @@ class PickPlace(Task):
             np.array([self._physics.velocity(named), np.zeros(3)]),
             np.array([True, True]),
         )
+
+    def foresee(self, targets: Targets, joints: Array, dt: float) -> Targets:
+        return follow_first(_MOTION, targets, joints, dt)
 
     def plan_for(
         self, targets: Targets, position: Array, velocity: Array, steps: int, dt: float

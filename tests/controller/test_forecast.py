@@ -99,7 +99,7 @@ def test_saturated_motion_is_that_of_a_fine_simulation(seed):
     x, _ = roll_one(model, 0.1, 2.0, 0.0, actions)
     expected = fine(model, 0.1, 2.0, 0.0, actions)
     free, _ = roll_one(servo(), 0.1, 2.0, 0.0, actions)
-    assert np.abs(free - expected).max() > 0.1  # the limit matters here
+    assert np.abs(free - expected).max() > 0.05  # the limit matters here
     np.testing.assert_allclose(x, expected, atol=0.01)
 
 
@@ -114,7 +114,7 @@ def test_a_blocked_gripper_stays_while_pressed_and_follows_when_opened():
     x, v = roll_one(gripper, 0.4, 0.002, 0.1, [0.0, 0.1, 0.3, 0.0])
     np.testing.assert_array_equal(x, np.full(4, 0.4))
     np.testing.assert_array_equal(v, np.zeros(4))
-    opened, _ = roll_one(gripper, 0.4, 0.0, 0.1, [0.1, 0.8, 0.8, 0.8, 0.8, 0.8])
+    opened, _ = roll_one(gripper, 0.4, 0.0, 0.1, [0.1, 0.8, 0.8, 0.8, 0.8, 0.8, 0.8, 0.8])
     assert opened[0] == 0.4
     assert opened[-1] == pytest.approx(0.8, abs=0.01)
 
@@ -143,7 +143,7 @@ def floats(low: float, high: float, shape) -> st.SearchStrategy[np.ndarray]:
     return hnp.arrays(np.float32, shape, elements=st.floats(low, high, width=32))
 
 
-@given(floats(-1.5, 1.5, 2), floats(-3, 3, 1), st.floats(5, 90), st.floats(1.0, 3.0))
+@given(floats(-1.5, 1.5, 2), floats(-3, 3, 1), st.floats(8, 90), st.floats(0.7, 3.0))
 def test_a_constant_command_is_where_the_joint_ends(ends, speed, natural, ratio):
     model = servo(natural**2, 2 * ratio * natural, acceleration=60.0)
     x, v = roll_one(model, ends[0], speed[0], ends[1], np.full(200, ends[1]))

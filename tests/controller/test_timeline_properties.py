@@ -186,6 +186,8 @@ class Episodes(RuleBasedStateMachine):
         assert all(self.timeline.action(step) is None for step in range(first - 1))
         waiting = [step for step in self.account.offered if step >= first]
         assert self.timeline.last_step == max(waiting, default=None)
+        under_way = self.account.owner(first - 1)
+        assert self.timeline.under_way_id == (-1 if under_way is None else under_way)
 
     @invariant()
     def every_step_until_now_has_one_end(self) -> None:

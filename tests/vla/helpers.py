@@ -20,6 +20,7 @@ from controller.client_session import LinkConfig
 from controller.codec import encode_client
 from controller.errors import OnsetError
 from controller.messages import ClientMessage, Open
+from controller.strategy import Strategy
 from controller.transport import CLIENT_OPTIONS
 from controller.types import (
     ActionSlice,
@@ -117,6 +118,7 @@ def observation(id: int = 0, seed: int | None = None, **changes) -> Observation:
         state=rng.uniform(0, 1, 3).astype(np.float32),
         frames=frames,
         committed=np.zeros((0, 2), np.float32),
+        planned=np.zeros((0, 2), np.float32),
         delay=0,
         deadline_ns=120 * MS,
     )
@@ -181,15 +183,13 @@ class Gate:
         self.begun: list[int] = []
         self.permits = threading.Semaphore(0)
 
-    def stream(
-        self, observation: Observation, prompt: str, *, conditioned: bool = False
-    ) -> Iterator:
+    def stream(self, observation: Observation, prompt: str, strategy: Strategy) -> Iterator:
         if self.warm:
             self.begun.append(observation.id)
             if not self.permits.acquire(timeout=20):
                 pytest.fail("the gate was never opened")
         self.warm = True
-        yield from self.engine.stream(observation, prompt, conditioned=conditioned)
+        yield from self.engine.stream(observation, prompt, strategy)
 
 
 def link_to(server, robot: RobotSpec = ROBOT, **changes) -> GrpcLink:

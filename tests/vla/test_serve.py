@@ -98,7 +98,7 @@ class Stepwise:
         self.steps: list[int] = []
         self.permits = threading.Semaphore(0)
 
-    def stream(self, asked, prompt, *, conditioned=False):
+    def stream(self, asked, prompt, strategy):
         began_ns = time.perf_counter_ns()
         for step in range(1, self.table.steps + 1):
             if self.warm:
@@ -108,7 +108,7 @@ class Stepwise:
             if len(ripe):
                 actions = np.full((len(ripe), 2), step, np.float32)
                 final, spent_ns = step == self.table.steps, time.perf_counter_ns() - began_ns
-                yield Finished(asked.step + ripe, actions, final, 0, spent_ns, step, 8)
+                yield Finished(asked.step, asked.step + ripe, actions, final, 0, spent_ns, step, 8)
         self.warm = True
 
 
@@ -331,7 +331,7 @@ def test_a_fault_of_the_model_is_an_error_for_that_observation_only(tiny):
         def __init__(self):
             self.engine, self.calls = Engine(tiny), 0
 
-        def stream(self, asked, prompt, *, conditioned=False):
+        def stream(self, asked, prompt, strategy):
             self.calls += 1
             if self.calls == 2:
                 raise RuntimeError("expected scalar type Half")
@@ -353,7 +353,7 @@ def test_a_fault_of_the_model_is_an_error_for_that_observation_only(tiny):
 
 def test_a_policy_that_does_not_run_never_opens_a_port(tiny):
     class Broken:
-        def stream(self, asked, prompt, *, conditioned=False):
+        def stream(self, asked, prompt, strategy):
             raise RuntimeError("no kernel image")
             yield
 
