@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from controller.codec import (
 )
 from controller.types import ActionSlice, Observation
 from vla.checkpoint import Checkpoint
+from vla.chunking import Condition
 from vla.engine import Engine, Finished
 from vla.sampler import Sampler
 from vla.serve.runner import blank_observation
@@ -93,7 +94,9 @@ class Parts:
         self._model, self._robot = checkpoint.model, checkpoint.meta.robot
         self._schedule = Engine(checkpoint).schedule
         self._blank = blank_observation(self._robot)
-        self._inputs = Engine(checkpoint).inputs(self._blank, checkpoint.meta.prompts[0])
+        at_once = Condition(0, self._blank.state)
+        prompt = checkpoint.meta.prompts[0]
+        self._inputs = Engine(checkpoint).inputs(self._blank, prompt, at_once)
         shape = self._model.horizon, self._model.action_dim
         self._actions = np.zeros(shape, np.float32)
         self._noise, self._tau = torch.randn(1, *shape), torch.ones(1, shape[0])
@@ -161,13 +164,4 @@ def timed_ms(function: Callable[[], object], count: int) -> list[float]:
 
 def observation_of(blank: Observation, number: int) -> Observation:
     """The same observation again, with another id and step."""
-    return Observation(
-        number,
-        number,
-        blank.capture_ns,
-        blank.state,
-        blank.frames,
-        blank.committed,
-        blank.delay,
-        blank.deadline_ns,
-    )
+    return replace(blank, id=number, step=number)

@@ -139,6 +139,7 @@ def _check_vectors(observation: Observation, robot: RobotSpec) -> None:
         check_vector("observation.forecast", observation.forecast, robot.state_names)
     check_rows("observation.committed", observation.committed, robot.action_names)
     check_rows("observation.planned", observation.planned, robot.action_names)
+    check_size("observation.planned", len(observation.planned), MAX_HORIZON)
     if len(observation.committed) > observation.delay:
         raise OnsetError(
             ErrorCode.BAD_SHAPE,

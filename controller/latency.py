@@ -44,7 +44,7 @@ class DelayEstimator:
             window: Round trips remembered [count].
             quantile: In (0, 1]: the latency is the least round trip that at least this share of
                 the window does not exceed.
-            margin_ns: Added to the latency [ns].
+            margin_ns: Added to the latency, or less than 0 [ns].
             skip_first: Round trips left out after a start or reset [count].
 
         Raises:
@@ -55,7 +55,7 @@ class DelayEstimator:
         check_range("min_delay", min_delay, 0, max_delay)
         check_range("window", window, 1, 100_000)
         check_range("skip_first", skip_first, 0, 100_000)
-        check_range("margin_ns", margin_ns, 0, 2**62)
+        check_range("margin_ns", margin_ns, -(2**62), 2**62)
         if not 0.0 < quantile <= 1.0:
             raise OnsetError(ErrorCode.BAD_VALUE, "quantile", quantile, "0 < quantile <= 1")
         self._period_ns = period_ns

@@ -258,8 +258,11 @@ class ControlLoop:
                 counters.malformed += 1
                 continue
             self._observer.answered(piece, now_ns)
-            piece = self._observer.align(speed_up_slice(piece, self._config.speedup), index)
-            merged = self._timeline.merge(piece, index)
+            aligned = self._observer.align(speed_up_slice(piece, self._config.speedup), index)
+            if aligned is None:
+                counters.superseded += len(piece.steps)
+                continue
+            merged = self._timeline.merge(aligned, index)
             for count in fields(MergeResult):
                 total = getattr(counters, count.name) + getattr(merged, count.name)
                 setattr(counters, count.name, total)

@@ -140,10 +140,15 @@ class Observer:
         self._forecasts = {at: f for at, f in self._forecasts.items() if at > step}
         return None if forecast is None else state - forecast
 
-    def align(self, piece: ActionSlice, now_step: int) -> ActionSlice:
-        """The slice on the robot's steps: a strategy that waits begins a chunk when it comes."""
-        if not self._way.waits or piece.observation_id != self._next_id - 1:
+    def align(self, piece: ActionSlice, now_step: int) -> ActionSlice | None:
+        """The slice on the robot's steps: a strategy that waits begins a chunk when it comes.
+
+        None where it answers an observation that is no longer waited for.
+        """
+        if not self._way.waits:
             return piece
+        if piece.observation_id != self._next_id - 1:
+            return None
         if self._began is None:
             self._began = now_step - piece.start_step
             self._last_step = now_step
@@ -167,10 +172,15 @@ class Observer:
         answered = piece.observation_id
         complete_until = answered if piece.final else answered - 1
         self._on_its_way = {i for i in self._on_its_way if i > complete_until}
-        capture_ns = self._unanswered.get(answered)
+        capture_ns = self._unanswered.pop(answered, None)
         if capture_ns is not None:
             self.estimator.observe(now_ns - capture_ns)
-            self._unanswered = {i: t for i, t in self._unanswered.items() if i > answered}
+        # One that was overtaken may still come, and is measured then; not for ever.
+        patience = self._config.max_delay + self._config.execute_steps
+        given_up_ns = now_ns - patience * self._spec.period_ns
+        for older in [i for i, t in self._unanswered.items() if t < given_up_ns]:
+            del self._unanswered[older]
+            self.estimator.lose()
 
     def delay(self) -> int:
         """Returns d: the fixed delay, or the measured one [steps]."""
@@ -186,7 +196,7 @@ class Observer:
         if self._last_step is None:
             return True
         since = step - self._last_step
-        if self._way.waits and self._unanswered:
+        if self._way.waits and self._next_id - 1 in self._unanswered:
             # A reply may be lost: it is asked for again after the longest delay there may be.
             return since > self._config.max_delay
         if since >= self._config.execute_steps:

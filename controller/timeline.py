@@ -10,7 +10,8 @@ steps. Its committed actions stay; the new chunk takes over behind them::
                                committed (7)
     executed        a7   a7   a7   a7   a7   a9   a9   a9   a9   a9
 
-What stands at a step depends on observation ids and on what is committed, never on arrival order.
+What stands at a step depends on observation ids and on what is committed, never on arrival order;
+only a timeline that averages (``new_share`` below 1) takes actions as they come.
 
 The step under way is still open. Without a commitment, an action for it that comes from a newer
 observation before the step ends amends it: the robot goes on to the new action instead. Here the

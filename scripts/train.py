@@ -21,6 +21,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from controller.errors import ErrorCode, OnsetError
 from controller.forecast import load_servo
+from scripts.evaluate_cases import hardness_options
 from scripts.results import code_commit, write_results
 from sim.collect import HORIZON, Infer, Noise, collect_episode, write_shard
 from sim.env import SimRobot
@@ -54,6 +55,7 @@ class Recipe:
         first: Steps on the first round's data, before the first DAgger round.
         steps: Steps in all; the rest is shared by the rounds.
         tune_steps: Steps of tuning, on the data of all rounds.
+        hardness: Parameters of the task in which episodes are collected, as name=value.
     """
 
     episodes: int
@@ -62,6 +64,7 @@ class Recipe:
     first: int
     steps: int
     tune_steps: int
+    hardness: tuple[str, ...] = ()
 
 
 # An episode of intercept is short; pick_place has two cameras and three times the phases.
@@ -69,7 +72,11 @@ RECIPES = {
     "whack": Recipe(480, 3, 120, 1500, 2800, 1500),
     "intercept": Recipe(1600, 3, 400, 1200, 2800, 1500),
     "pick_place": Recipe(800, 3, 160, 1500, 3300, 1500),
-    "conveyor": Recipe(1200, 3, 160, 1200, 2400, 1500),
+    # Belts of every speed at which it will be measured, all of which change it.
+    "conveyor": Recipe(
+        *(1200, 3, 400, 1200, 2800, 1500),
+        hardness=("speed_min=0.04", "speed_max=0.2", "change_probability=1"),
+    ),
 }
 
 
@@ -87,6 +94,7 @@ class Args:
         first: Steps before the first DAgger round; the recipe's by default.
         steps: Steps in all, before tuning; the recipe's by default.
         tune_steps: Steps of tuning; the recipe's by default.
+        hardness: Parameters of the task as name=value; the recipe's by default.
         workers: Processes that collect.
         threads: CPU threads of the optimiser.
         device: cpu or cuda.
@@ -103,6 +111,7 @@ class Args:
     first: int | None = None
     steps: int | None = None
     tune_steps: int | None = None
+    hardness: tuple[str, ...] | None = None
     workers: int = 2
     threads: int = 2
     device: str = "cpu"
@@ -141,7 +150,7 @@ def main(args: Args) -> None:
     meta = make_meta(task)
     lags = {c.name: c.lags for c in meta.robot.cameras}
 
-    collect(args, folder, 0, recipe.episodes, None)
+    collect(args, recipe, folder, 0, recipe.episodes, None)
     period_s = meta.robot.period_ns * 1e-9
     servo = load_servo(meta.robot.name)
     replan = make_replan(task, period_s) if task.batched else None
@@ -158,7 +167,8 @@ def main(args: Args) -> None:
     # Data first, then steps: stage 0 has the expert's data alone, each round adds the policy's.
     for number in range(recipe.rounds + 1):
         if number:
-            collect(args, folder, number, recipe.round_episodes, folder / "policy.safetensors")
+            driver = folder / "policy.safetensors"
+            collect(args, recipe, folder, number, recipe.round_episodes, driver)
             read(data, folder, number)
         rest = recipe.steps - recipe.first
         last = number == recipe.rounds
@@ -239,7 +249,9 @@ def make_replan(task: Task, period_s: float) -> Replan:
     return replan
 
 
-def collect(args: Args, folder: Path, number: int, episodes: int, policy: Path | None) -> None:
+def collect(
+    args: Args, recipe: Recipe, folder: Path, number: int, episodes: int, policy: Path | None
+) -> None:
     """Fills one round's folder with shards; those that exist are kept."""
     jobs = []
     for shard in range(-(-episodes // SHARD)):
@@ -247,7 +259,7 @@ def collect(args: Args, folder: Path, number: int, episodes: int, policy: Path |
         if not path.is_file():
             first = FIRST_SEED + 100_000 * number + shard * SHARD
             count = min(SHARD, episodes - shard * SHARD)
-            jobs.append((args.task, path, first, count, policy))
+            jobs.append((args.task, recipe.hardness, path, first, count, policy))
     if not jobs:
         return
     won = total = 0
@@ -261,10 +273,12 @@ def collect(args: Args, folder: Path, number: int, episodes: int, policy: Path |
     CONSOLE.print(f"round {number}: {total} episodes, {who} drove, success {won / total:.3f}")
 
 
-def _collect_shard(job: tuple[str, Path, int, int, Path | None]) -> tuple[int, int]:
-    name, path, first, count, policy = job
+def _collect_shard(
+    job: tuple[str, tuple[str, ...], Path, int, int, Path | None],
+) -> tuple[int, int]:
+    name, given, path, first, count, policy = job
     torch.set_num_threads(1)
-    robot = SimRobot(make_task(name))
+    robot = SimRobot(make_task(name, **hardness_options(name, given)))
     infer = None if policy is None else _infer(Engine(load_checkpoint(policy)), robot)
     episodes, won = [], 0
     for seed in range(first, first + count):

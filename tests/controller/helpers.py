@@ -59,6 +59,7 @@ def observation(robot: RobotSpec = ROBOT, **changes) -> Observation:
         state=np.array([0.5, 0.25, -1.0], np.float32),
         frames=frames_of(robot),
         committed=np.array([[0.1, 0.2], [0.3, 0.4]], np.float32),
+        planned=np.array([[0.5, 0.6]], np.float32),
         delay=3,
         deadline_ns=120 * MS,
     )

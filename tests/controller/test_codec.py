@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
-from controller.bounds import MAX_FRAME_BYTES, MAX_PROMPT_CHARS, check_agreement
+from controller.bounds import MAX_FRAME_BYTES, MAX_HORIZON, MAX_PROMPT_CHARS, check_agreement
 from controller.codec import (
     decode_client,
     decode_description,
@@ -92,12 +93,13 @@ def test_description_and_every_kind_and_encoding():
     state=st.lists(floats, min_size=3, max_size=3),
     forecast=st.none() | st.lists(floats, min_size=3, max_size=3),
     rows=st.integers(0, 5),
+    planned=arrays(np.float32, st.tuples(st.integers(0, 40), st.just(2)), elements=floats),
     more_delay=st.integers(0, 5),
     deadline_ns=st.integers(0, 2**50),
     prompt=st.none() | st.text(min_size=1, max_size=30),
 )
 def test_observations_come_back_bit_for_bit(
-    id, step, capture_ns, state, forecast, rows, more_delay, deadline_ns, prompt
+    id, step, capture_ns, state, forecast, rows, planned, more_delay, deadline_ns, prompt
 ):
     given_one = observation(
         id=id,
@@ -106,6 +108,7 @@ def test_observations_come_back_bit_for_bit(
         state=np.array(state, np.float32),
         forecast=None if forecast is None else np.array(forecast, np.float32),
         committed=np.arange(rows * 2, dtype=np.float32).reshape(rows, 2),
+        planned=planned,
         delay=rows + more_delay,
         deadline_ns=deadline_ns,
         prompt=prompt,
@@ -167,6 +170,17 @@ def refused(call, *arguments) -> OnsetError:
         ({"forecast": np.zeros(4, np.float32)}, ErrorCode.BAD_SHAPE, "observation.forecast"),
         ({"committed": np.zeros((2, 3), np.float32)}, ErrorCode.BAD_SHAPE, "observation.committed"),
         ({"committed": np.zeros((4, 2), np.float32)}, ErrorCode.BAD_SHAPE, "observation.committed"),
+        ({"planned": np.zeros((2, 3), np.float32)}, ErrorCode.BAD_SHAPE, "observation.planned"),
+        (
+            {"planned": np.array([[0, 0], [0, np.nan]], np.float32)},
+            ErrorCode.NON_FINITE,
+            "observation.planned[grip.pos]",
+        ),
+        (
+            {"planned": np.zeros((MAX_HORIZON + 1, 2), np.float32)},
+            ErrorCode.TOO_LARGE,
+            "observation.planned",
+        ),
         ({"id": -1}, ErrorCode.BAD_VALUE, "observation.id"),
         ({"step": -1}, ErrorCode.BAD_VALUE, "observation.step"),
         ({"delay": 5000}, ErrorCode.BAD_VALUE, "observation.delay"),
@@ -218,6 +232,23 @@ def test_a_bad_observation_is_refused_on_arrival_and_names_its_id(change, code):
     assert error.code is code
     assert error.observation_id == 3
     assert not error.fatal
+
+
+@pytest.mark.parametrize("field", ["committed", "planned"])
+def test_values_that_make_no_whole_rows_are_refused_by_the_fields_name(field):
+    message = encode_client(observation(), ROBOT)
+    getattr(message.observation, field).append(0.0)
+    error = refused(decode_client, message, ROBOT)
+    assert (error.code, error.field) == (ErrorCode.BAD_SHAPE, f"observation.{field}")
+    assert "multiple of 2" in error.allowed
+    assert error.observation_id == 3
+
+
+def test_more_planned_actions_than_a_horizon_are_refused_on_arrival():
+    message = encode_client(observation(), ROBOT)
+    message.observation.planned.extend([0.0] * 2 * MAX_HORIZON)
+    error = refused(decode_client, message, ROBOT)
+    assert (error.code, error.field) == (ErrorCode.TOO_LARGE, "observation.planned")
 
 
 def test_messages_out_of_order_or_empty():

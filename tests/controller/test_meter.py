@@ -37,6 +37,7 @@ def observation(number: int, capture_ns: int) -> Observation:
         state=np.zeros(2, np.float32),
         frames={},
         committed=np.zeros((0, 1), np.float32),
+        planned=np.zeros((0, 1), np.float32),
         delay=0,
         deadline_ns=0,
     )

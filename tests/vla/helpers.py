@@ -32,7 +32,10 @@ from controller.types import (
 )
 from onset.v1 import policy_pb2 as pb
 from vla.checkpoint import Checkpoint, PolicyMeta, load_checkpoint, save_checkpoint
+from vla.chunking import Condition
+from vla.engine import Engine
 from vla.models.small import SmallVLA, SmallVLAConfig
+from vla.policy import PolicyInput
 from vla.serve.config import ServeConfig
 from vla.serve.server import PolicyServer
 from vla.transforms import Normaliser, Tokeniser
@@ -123,6 +126,11 @@ def observation(id: int = 0, seed: int | None = None, **changes) -> Observation:
         deadline_ns=120 * MS,
     )
     return replace(base, **changes)
+
+
+def inputs_of(engine: Engine, observation: Observation, prompt: str = PROMPTS[0]) -> PolicyInput:
+    """What the model takes where the chunk begins with its pictures."""
+    return engine.inputs(observation, prompt, Condition(0, observation.state))
 
 
 class LocalServer:

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from controller.errors import OnsetError
-from tests.vla.helpers import PROMPTS, observation
+from controller.strategy import STRATEGIES
+from tests.vla.helpers import PROMPTS, inputs_of, observation
 from vla.engine import Engine
 from vla.flow import flow_matching_loss, interpolate, velocity_from_clean
 from vla.policy import Context
@@ -337,7 +338,7 @@ def test_the_loss_is_nought_at_the_action_and_blind_behind_the_mask_and_at_time_
 def test_equal_times_per_index_are_the_scalar_path(tiny):
     engine, model = Engine(tiny), tiny.model
     with torch.inference_mode():
-        context = model.encode(engine.inputs(observation(1), PROMPTS[0]))
+        context = model.encode(inputs_of(engine, observation(1)))
         x = torch.randn(1, model.horizon, model.action_dim)
         scalar = torch.tensor([[0.4]]).expand(1, model.horizon)
         written_out = torch.full((1, model.horizon), 0.4)
@@ -355,7 +356,7 @@ def test_equal_times_per_index_are_the_scalar_path(tiny):
 def test_rows_of_a_batch_at_different_times_do_not_touch(tiny):
     engine, model = Engine(tiny), tiny.model
     with torch.inference_mode():
-        context = model.encode(engine.inputs(observation(1), PROMPTS[0]))
+        context = model.encode(inputs_of(engine, observation(1)))
         x = torch.randn(2, model.horizon, model.action_dim)
         tau = torch.tensor([[0.9], [0.2]]).expand(2, model.horizon)
         both = model.velocity(x, tau, context.repeat(2))
@@ -387,7 +388,7 @@ def test_what_is_streamed_is_the_full_run_index_by_index(mean_flow):
         # The full run: the Euler loop written out, without streaming and without an early stop.
         model, scales = mean_flow.model, mean_flow.normaliser
         with torch.inference_mode():
-            context = model.encode(engine.inputs(seen, PROMPTS[0]))
+            context = model.encode(inputs_of(engine, seen))
             generator = torch.Generator().manual_seed(seen.id)
             x = torch.randn(1, model.horizon, model.action_dim, generator=generator)
             table = torch.from_numpy(engine.schedule.tau)
@@ -407,40 +408,18 @@ def test_what_is_streamed_is_the_full_run_index_by_index(mean_flow):
 def test_a_conditioned_chunk_continues_the_committed_actions(mean_flow, name):
     engine, seen = Engine(mean_flow, schedule=name), observation(3)
     given = np.linspace(0, 0.6, 6).reshape(3, 2).astype(np.float32)
-    parts = list(engine.stream(replace(seen, committed=given), PROMPTS[0], conditioned=True))
+    prefix = STRATEGIES["prefix"]
+    parts = list(engine.stream(replace(seen, committed=given, delay=3), PROMPTS[0], prefix))
     steps = np.concatenate([part.steps for part in parts])
     assert sorted(steps - seen.step) == list(range(3, mean_flow.model.horizon))
-    others = list(engine.stream(replace(seen, committed=given + 0.5), PROMPTS[0], conditioned=True))
+    moved = replace(seen, committed=given + 0.5, delay=3)
+    others = list(engine.stream(moved, PROMPTS[0], prefix))
     assert np.abs(parts[0].actions - others[0].actions).max() > 1e-4
     # An unconditioned one begins at its first index, and does not see them.
     free = [engine.stream(replace(seen, committed=c), PROMPTS[0]) for c in (given, given + 0.5)]
     firsts = [next(iter(stream)) for stream in free]
     assert firsts[0].steps[0] == seen.step
     np.testing.assert_array_equal(firsts[0].actions, firsts[1].actions)
-
-
-def test_committed_actions_are_taken_relative_to_the_new_state(mean_flow):
-    class Spy(Engine):
-        def prefix(self, seen):
-            return self._committed(seen)
-
-    given = np.array([[0.3, 0.7]], np.float32)
-    one, other = (observation(3, state=np.array(s, np.float32)) for s in ([0, 0, 0], [0.2, 9, 9]))
-    spy, scales = Spy(mean_flow), mean_flow.normaliser
-    change = spy.prefix(replace(one, committed=given)) - spy.prefix(replace(other, committed=given))
-    # The arm's action is relative to its joint, the gripper's is absolute.
-    expected = torch.tensor([0.2, 0.0]) / scales.chunk_std[0]
-    torch.testing.assert_close(change[0, 0], expected, atol=1e-5, rtol=0)
-
-
-def test_more_committed_actions_than_were_trained_are_refused(mean_flow, tiny):
-    given = np.zeros((5, 2), np.float32)
-    with pytest.raises(OnsetError, match="observation.committed: given 5; allowed: up to 4"):
-        next(
-            Engine(mean_flow).stream(observation(0, committed=given), PROMPTS[0], conditioned=True)
-        )
-    with pytest.raises(OnsetError, match="up to 0"):
-        next(Engine(tiny).stream(observation(0, committed=given), PROMPTS[0], conditioned=True))
 
 
 @pytest.mark.parametrize("name", AVERAGE)

@@ -84,7 +84,7 @@ def test_an_unknown_prompt_lists_the_known_ones(wire):
 
 
 def test_an_unknown_strategy_lists_the_known_ones(wire):
-    wire.send(open_with(strategy="rtc"))
+    wire.send(open_with(strategy="prefix"))
     error = refused_fatally(wire, "UNKNOWN_STRATEGY", "open.strategy")
     assert "naive" in error.allowed
 
