@@ -44,7 +44,7 @@ class DelayEstimator:
             window: Round trips remembered [count].
             quantile: In (0, 1]: the latency is the least round trip that at least this share of
                 the window does not exceed.
-            margin_ns: Added to the latency, or less than 0 [ns].
+            margin_ns: Added to the latency; may be less than 0 [ns].
             skip_first: Round trips left out after a start or reset [count].
 
         Raises:

@@ -2,7 +2,8 @@
 
 One tick, at a step boundary and in between::
 
-    boundary?  read robot -> observe when due: commit, submit
+    boundary?  poll link -> merge slices
+               read robot -> observe when due: commit, submit
                |
     always     poll link -> merge slices
                |
@@ -11,8 +12,9 @@ One tick, at a step boundary and in between::
                |
     always     interpolate -> write
 
-Polling comes after submitting and before the action is taken, so that a link that answers at once
-is used at once. An answer that comes within the step is used within it::
+Polling comes before an observation commits actions, so that these are the newest there are, and
+again after submitting, so that a link that answers at once is used at once. An answer that comes
+within the step is used within it::
 
     set-point
         new   .............................o    o  a slice amends the step at its second tick
@@ -176,9 +178,11 @@ class ControlLoop:
         forecast_error: Float | None = None
         if boundary:
             skipped = index - self._timeline.next_step
+            _, early_error = self._receive(now_ns, index)
             reading = self._robot.read()
             forecast_error = self._observer.forecast_error(index, reading.state)
             observed, error = self._observe(index, reading)
+            error = early_error or error
         amended, receive_error = self._receive(now_ns, index)
         elapsed_ns = now_ns - start_ns - index * period_ns
         if step is None:

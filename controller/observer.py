@@ -112,11 +112,8 @@ class Observer:
 
     def _count_on(self, step: int, delay: int, timeline: Timeline) -> tuple[Float, Float]:
         """The actions of the delay, and where the strategy asks for them those behind."""
-        # Not more than until the next observation: what is committed for longer than the answers
-        # under way take could not follow them, and the robot would react that much later.
-        timeline.commit(step, min(delay, self._config.execute_steps))
         width = len(self._spec.action)
-        committed = timeline.planned(step, delay).reshape(-1, width)
+        committed = timeline.commit(step, delay).reshape(-1, width)
         ahead = self._config.horizon_limit if self._way.guided else 0
         return committed, timeline.planned(step + len(committed), ahead).reshape(-1, width)
 
@@ -199,7 +196,11 @@ class Observer:
         if self._way.waits and self._next_id - 1 in self._unanswered:
             # A reply may be lost: it is asked for again after the longest delay there may be.
             return since > self._config.max_delay
-        if since >= self._config.execute_steps:
+        # What a strategy counts on must have come when it counts again: d <= K, as in RTC.
+        counted = self.delay() if self._way.delayed else 0
+        if since >= max(self._config.execute_steps, counted):
             return True
-        dry = timeline.ahead(step) == 0
+        # A chunk that begins later is ahead, too.
+        last = timeline.last_step
+        dry = last is None or last < step
         return self._config.observe_when_empty and dry and not self._on_its_way

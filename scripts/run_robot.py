@@ -42,6 +42,10 @@ class Args:
         episodes: Episodes to run.
         seed: Seed of the first episode.
         execute_steps: K, steps between observations.
+        strategy: How chunks take over from each other: a name that the server offers, e.g. naive,
+            forecast (each begins late, from a forecast state) or onset (that, continuing the last
+            action before it).
+        speedup: q, actions of a chunk that are merged into one step.
         robot_id: Names this robot to the server.
         video: Write a video of the episodes.
         json: Result file to write.
@@ -53,6 +57,8 @@ class Args:
     episodes: int = 5
     seed: int = 0
     execute_steps: int = 4
+    strategy: str = "naive"
+    speedup: int = 1
     robot_id: str = "so101-sim"
     video: Path | None = None
     json: Path | None = None
@@ -108,9 +114,11 @@ def run_episodes(args: Args, progress: Progress) -> list[Run]:
     clock = MonotonicClock()
     runs: list[Run] = []
     prompt = robot.reset(args.seed)
-    with GrpcLink(args.server, robot.spec, robot_id=args.robot_id, prompt=prompt) as link:
+    config = loop_config(args.execute_steps, strategy=args.strategy, speedup=args.speedup)
+    names = {"robot_id": args.robot_id, "prompt": prompt, "strategy": args.strategy}
+    with GrpcLink(args.server, robot.spec, **names) as link:
         metered = MeteredLink(link)
-        loop = ControlLoop(robot, metered, loop_config(args.execute_steps), prompt)
+        loop = ControlLoop(robot, metered, config, prompt)
         for seed in range(args.seed, args.seed + args.episodes):
             now = clock.now_ns()
             prompt = robot.reset(seed, now_ns=now)

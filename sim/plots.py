@@ -66,7 +66,7 @@ class Panel:
     Attributes:
         xlabel: What is to the right.
         ylabel: What is upwards.
-        lines: Points by the line's name: x > 0, y, lower and upper end of y.
+        lines: Points by the line's name: x, y, lower and upper end of y.
         share: Whether y is a share, shown from 0 to 1.
     """
 
@@ -89,13 +89,14 @@ def plot_panels(path: Path, title: str, panels: Sequence[Panel]) -> None:
     )
     names = list(dict.fromkeys(name for panel in panels for name in panel.lines))
     for ax, panel in zip(axes[0], panels, strict=True):
+        most = max((x for points in panel.lines.values() for x, *_ in points), default=1.0)
         for name, points in panel.lines.items():
             x, y, low, high = np.array(points).T
             i = names.index(name)
             # Slightly apart, so that bars at the same x do not hide each other.
-            shift = 0.004 * (i - (len(names) - 1) / 2)
+            shift = 0.004 * most * (i - (len(names) - 1) / 2)
             ax.errorbar(
-                x * (1 + shift),
+                x + shift,
                 y,
                 yerr=[y - low, high - y],
                 fmt="o-",
@@ -105,12 +106,38 @@ def plot_panels(path: Path, title: str, panels: Sequence[Panel]) -> None:
                 capsize=3,
                 label=name,
             )
-        most = max((x for points in panel.lines.values() for x, *_ in points), default=1.0)
-        ax.set(xlabel=panel.xlabel, ylabel=panel.ylabel, xlim=(0, 1.08 * most))
+        ax.set(xlabel=panel.xlabel, ylabel=panel.ylabel, xlim=(-0.02 * most, 1.08 * most))
         ax.set_ylim((0, 1.02) if panel.share else (0, None))
         ax.grid(alpha=0.3)
         ax.legend(fontsize=8, loc="best")
     figure.suptitle(title, fontsize=11)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def plot_shares(
+    path: Path, xlabel: str, values: Mapping[str, Mapping[str, Sequence[float]]]
+) -> None:
+    """Distributions: for each panel and line, the share of values that are not greater than x.
+
+    Args:
+        path: PNG to write.
+        xlabel: What is to the right.
+        values: By panel and line; each line has at least one value.
+    """
+    figure, axes = plt.subplots(
+        1, len(values), figsize=(5.5 * len(values), 4.2), layout="constrained", squeeze=False
+    )
+    names = list(dict.fromkeys(name for lines in values.values() for name in lines))
+    for ax, (title, lines) in zip(axes[0], values.items(), strict=True):
+        for name, line in lines.items():
+            ordered = np.sort(np.asarray(line))
+            share = np.arange(1, len(ordered) + 1) / len(ordered)
+            ax.step(ordered, share, where="post", color=f"C{names.index(name)}", label=name)
+        ax.set(xlabel=xlabel, ylabel="share", title=title, xlim=(0, None), ylim=(0, 1.02))
+        ax.grid(alpha=0.3)
+        ax.legend(fontsize=8, loc="lower right")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
     plt.close(figure)

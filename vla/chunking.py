@@ -64,7 +64,8 @@ def make_condition(
     """
     if not strategy.delayed:
         return Condition(0, observation.state)
-    check_range("observation.delay", observation.delay, 0, max_delay)
+    if strategy.committed or strategy.late:  # guidance needs no training
+        check_range("observation.delay", observation.delay, 0, max_delay)
     start = strategy.start(observation.delay)
     state = observation.state
     if start:

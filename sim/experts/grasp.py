@@ -122,7 +122,8 @@ class _Planner:
     def look(self, i: int, tip: Array, gripper: float) -> None:
         """Moves the cube by one period, unless i is 0, and looks again whether it is held."""
         if i > 0:
-            self._believe(i, *tip.tolist(), gripper)
+            x, y, z = tip.tolist()
+            self._believe(i, x, y, z, gripper)
         if not self.item.held:
             self.begin(tip, gripper)
 

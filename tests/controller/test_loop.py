@@ -5,78 +5,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from controller.clock import ManualClock
 from controller.errors import ErrorCode, OnsetError
 from controller.link import EpisodicLink
-from controller.loop import ControlLoop
-from controller.loop_types import LoopConfig, TickCode
-from controller.robot import FakeRobot
+from controller.loop_types import TickCode
 from controller.types import ActionKind, ActionSlice, Observation
 from tests.controller.grpc_fakes import answer
 from tests.controller.helpers import MS, ROBOT, WIDE
+from tests.controller.loop_fakes import CONFIG, FAST, Rig, first_values
 
-CONFIG = LoopConfig(control_period_ns=10 * MS, execute_steps=4)
-FAST = replace(CONFIG, control_period_ns=40 * MS)
 PREFIX = replace(FAST, strategy="prefix")
-
-
-class FakeLink:
-    """Answers each observation after ``latency_ns``; ``lost`` ids are never answered."""
-
-    def __init__(self, clock: ManualClock, latency_ns: int = 0, lost=(), horizon: int = 8) -> None:
-        self.clock = clock
-        self.latency_ns = latency_ns
-        self.lost = lost
-        self.horizon = horizon
-        self.sent: list[Observation] = []
-        self.resets: list[tuple[str, str]] = []
-        self.due: list[tuple[int, ActionSlice]] = []
-        self.error: OnsetError | None = None
-
-    def submit(self, observation: Observation) -> None:
-        if self.error is not None:
-            raise self.error
-        self.sent.append(observation)
-        if observation.id not in self.lost:
-            at = self.clock.now_ns() + self.latency_ns
-            self.due.append((at, self.chunk(observation)))
-
-    def chunk(self, observation: Observation) -> ActionSlice:
-        return answer(observation, 2, self.horizon)
-
-    def poll(self, now_ns: int) -> list[ActionSlice]:
-        arrived = [piece for at, piece in self.due if at <= now_ns]
-        self.due = [(at, piece) for at, piece in self.due if at > now_ns]
-        return arrived
-
-    def reset(self, episode: str, prompt: str) -> None:
-        self.resets.append((episode, prompt))
-
-
-class Rig:
-    def __init__(self, config: LoopConfig = FAST, robot=WIDE, **link) -> None:
-        self.clock = ManualClock(start_ns=5 * MS)
-        self.link = FakeLink(self.clock, **link)
-        self.robot = FakeRobot(robot, self.clock)
-        self.config = config
-        self.loop = ControlLoop(self.robot, self.link, config, "hit the red mole")
-
-    def tick(self):
-        return self.loop.tick(self.clock.now_ns())
-
-    def run(self, ticks: int):
-        results = []
-        for _ in range(ticks):
-            results.append(self.tick())
-            self.wait(self.config.control_period_ns)
-        return results
-
-    def wait(self, duration_ns: int) -> None:
-        self.clock.sleep_until_ns(self.clock.now_ns() + duration_ns)
-
-
-def first_values(results) -> list[float]:
-    return [float(result.set_point[0]) for result in results]
 
 
 def test_with_no_delay_an_observation_is_acted_on_in_its_own_step():

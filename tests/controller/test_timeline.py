@@ -197,3 +197,68 @@ def test_a_step_that_goes_back_is_refused():
     with pytest.raises(OnsetError) as caught:
         timeline.execute(3)
     assert caught.value.code is ErrorCode.STEP_ORDER
+
+
+def test_an_average_is_of_what_stands_and_the_newer_action():
+    timeline = Timeline(new_share=0.7)
+    timeline.merge(piece(1, [10, 20]), 0)
+    timeline.merge(piece(2, [20, 30]), 0)
+    np.testing.assert_allclose(timeline.action(20), [0.3 * 1 + 0.7 * 2, 20], rtol=1e-6)
+    assert timeline.action(10).tolist() == [1, 10]
+    assert timeline.action(30).tolist() == [2, 30]
+    # And once more: the average is what stands.
+    timeline.merge(piece(3, [20]), 0)
+    np.testing.assert_allclose(timeline.action(20), [0.3 * 1.7 + 0.7 * 3, 20], rtol=1e-6)
+    # What is dropped changes nothing.
+    assert timeline.merge(piece(3, [20]), 0) == MergeResult(duplicate=1)
+    assert timeline.merge(piece(2, [20]), 0) == MergeResult(superseded=1)
+    np.testing.assert_allclose(timeline.action(20), [2.61, 20], rtol=1e-6)
+
+
+def test_an_average_is_taken_of_the_step_under_way_and_never_of_a_committed_one():
+    timeline = Timeline(new_share=0.7)
+    timeline.merge(piece(0, [0, 1]), 0)
+    timeline.commit(1, 1)
+    timeline.execute(0)
+    assert timeline.merge(piece(1, [0, 1]), 0) == MergeResult(amended=1, committed=1)
+    np.testing.assert_allclose(timeline.action(0), [0.7, 0], rtol=1e-6)
+    assert timeline.action(1).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("share", [0.0, -0.1, 1.1, np.nan])
+def test_a_share_out_of_range_is_refused(share):
+    with pytest.raises(OnsetError, match="new_share"):
+        Timeline(new_share=share)
+
+
+def test_what_is_planned_ends_at_a_gap_and_is_a_copy():
+    timeline = Timeline()
+    timeline.merge(piece(0, [0, 1, 3]), 0)
+    planned = timeline.planned(0, 6)
+    assert planned.tolist() == [[0, 0], [0, 1]]
+    planned[:] = 9
+    assert timeline.action(0).tolist() == [0, 0]
+    assert timeline.planned(1, 1).tolist() == [[0, 1]]
+    assert timeline.planned(2, 3).shape == (0, 0)
+    # It promises nothing.
+    assert timeline.merge(piece(1, [0, 1]), 0).accepted == 2
+
+
+def test_what_is_dropped_leaves_what_is_committed_and_what_is_before():
+    timeline = Timeline()
+    timeline.merge(piece(0, list(range(6))), 0)
+    timeline.commit(2, 1)
+    assert timeline.drop(1) == 4
+    assert standing(timeline, 6) == [(0, 0), None, (0, 2), None, None, None]
+
+
+def test_the_step_under_way_tells_its_observation():
+    timeline = Timeline()
+    assert timeline.under_way_id == -1
+    timeline.merge(piece(4, [0]), 0)
+    timeline.execute(0)
+    assert timeline.under_way_id == 4
+    timeline.merge(piece(6, [0]), 0)
+    assert timeline.under_way_id == 6
+    timeline.execute(1)
+    assert timeline.under_way_id == -1

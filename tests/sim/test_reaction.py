@@ -126,6 +126,24 @@ def test_the_reaction_is_the_wait_for_an_observation_the_latency_and_the_motion(
     assert max(motions) - min(motions) <= TICK
 
 
+@pytest.mark.parametrize("delay", [0, 1, 3])
+def test_what_is_committed_is_waited_for_also_when_the_answer_is_there_at_once(
+    robots, delay
+) -> None:
+    robot, motions = robots["intercept"], []
+    for seed in range(4):
+        robot.reset(seed)
+        while not robot.task.event_ns():
+            robot.advance_to(round(robot.data.time * 1e9) + TICK)
+        wait_ns = -robot.task.event_ns() % (3 * 40 * MS)
+        config = loop_config(3, strategy="prefix", delay_steps=delay)
+        reaction = reaction_ns(robot, startled(robot), seed, latency=Fixed(0), config=config)
+        assert reaction is not None
+        motions.append(reaction - wait_ns - delay * 40 * MS)
+    assert 0 < min(motions) <= 60 * MS
+    assert max(motions) - min(motions) <= TICK
+
+
 def test_later_answers_make_the_experts_reaction_later(robots) -> None:
     for name, most in (("whack", 150), ("intercept", 250)):
         times = {

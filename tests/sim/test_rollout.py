@@ -5,10 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from controller.loop_types import TickCode, TickResult
+from controller.types import Observation
 from sim.collect import Noise, collect_episode
-from sim.delay import Fixed, whole
+from sim.delay import Fixed, Stream, Whole, whole
 from sim.env import SimRobot
 from sim.metrics import mean_interval, sign_test, wilson
+from sim.oracle import OracleForecaster
 from sim.rollout import expert, loop_config, run_episode
 from sim.tasks import make_task
 
@@ -52,6 +55,68 @@ def test_an_answer_within_a_step_starves_the_first_one_alone_and_is_never_late(
     counters = episode.counters
     assert (counters.starved, counters.late) == (1, 0)
     assert counters.amended == counters.slices
+
+
+def test_a_rollout_takes_the_loops_settings_and_tells_of_every_tick(robot: SimRobot) -> None:
+    ticks: list[TickResult] = []
+    config = loop_config(5, strategy="sync")
+    episode = run_episode(
+        robot,
+        whole(expert(robot, 32)),
+        2,
+        latency=Fixed(2 * PERIOD),
+        config=config,
+        on_tick=ticks.append,
+    )
+    assert len(ticks) == episode.counters.ticks == 4 * episode.steps
+    assert [t.step for t in ticks[::4]] == list(range(episode.steps))
+    # Two steps of rest, then K of the chunk.
+    rests = [t.code is TickCode.STARVED for t in ticks[::4]]
+    assert rests == [step % 7 < 2 for step in range(episode.steps)]
+    assert episode.counters.observations == -(-episode.steps // 7)
+
+
+def late_expert(robot: SimRobot, delay: int) -> Stream:
+    """Plans from where the robot is said to be once its chunk begins."""
+
+    def stream(observation: Observation) -> list[Whole]:
+        assert observation.forecast is not None
+        position, velocity = np.split(observation.forecast.astype(np.float64), 2)
+        targets = robot.task.targets().later(delay * PERIOD * 1e-9)
+        chunk = robot.task.plan_for(targets, position, velocity, 32, PERIOD * 1e-9)
+        steps = observation.step + delay + np.arange(32)
+        return [Whole(observation.step + delay, steps, chunk.astype(np.float32), 0)]
+
+    return stream
+
+
+def test_a_servo_model_forecasts_better_than_the_last_command_and_the_truth_exactly(
+    robot: SimRobot,
+) -> None:
+    delay, size = 3, {}
+    for strategy in ("last_command", "forecast", "oracle"):
+        errors: list[np.ndarray] = []
+
+        def note(result: TickResult, errors=errors) -> None:
+            if result.forecast_error is not None:
+                errors.append(np.abs(result.forecast_error[:6]))
+
+        config = loop_config(4, strategy=strategy, delay_steps=delay)
+        truth = OracleForecaster(robot, config.control_period_ns)
+        for seed in range(4):
+            episode = run_episode(
+                robot,
+                late_expert(robot, delay),
+                seed,
+                latency=Fixed(delay * PERIOD),
+                config=config,
+                forecaster=truth if strategy == "oracle" else None,
+                on_tick=note,
+            )
+            assert (episode.counters.late, episode.counters.starved) == (0, delay)
+        size[strategy] = np.mean(errors)
+    assert size["oracle"] < 1e-6
+    assert 1e-6 < size["forecast"] < 0.2 * size["last_command"]
 
 
 def test_collected_frames_show_the_instant_of_their_labels(robot: SimRobot) -> None:

@@ -14,7 +14,7 @@ from controller.types import Command
 from sim.env import SimRobot
 from sim.experts.grasp import HALF
 from sim.robots import so101
-from sim.task import Task
+from sim.task import Targets, Task
 from sim.tasks import TASKS, make_task
 
 GRASPING = ("conveyor", "pick_place")
@@ -241,6 +241,94 @@ def test_plan_is_within_limits_and_steady(robots, name):
             assert (plan <= spec.action_upper + 1e-6).all()
             again = robot.task.plan(position, velocity, HORIZON, DT)
             np.testing.assert_array_equal(plan, again)  # planning changes nothing
+
+
+def scenes(robot: SimRobot, count: int) -> tuple[list[Targets], NDArray, NDArray]:
+    """Targets, joints and rates at moments out of episodes. Shape (count, 6) each."""
+    targets, position, velocity = [], [], []
+
+    def look(robot: SimRobot, step: int) -> None:
+        if step % 7 == 3 and len(targets) < count:
+            targets.append(robot.task.targets())
+            position.append(robot.position)
+            velocity.append(robot.velocity)
+
+    seed = 0
+    while len(targets) < count:
+        play(robot, seed, expert(4), disturb=look)
+        seed += 1
+    return targets, np.array(position), np.array(velocity)
+
+
+def stacked(targets: list[Targets]) -> Targets:
+    return Targets(
+        np.stack([t.position for t in targets]),
+        np.stack([t.velocity for t in targets]),
+        np.stack([t.visible for t in targets]),
+    )
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_plan_is_the_one_for_the_targets_as_they_are(robots, name):
+    robot = robots[name]
+    for seed in range(3):
+        robot.reset(seed)
+        robot.advance_to(400_000_000)
+        arm = (robot.position, robot.velocity, HORIZON, DT)
+        plan = robot.task.plan(*arm)
+        targets = robot.task.targets()
+        np.testing.assert_array_equal(robot.task.plan_for(targets, *arm), plan)
+        # It looks at nothing else: another scene changes nothing.
+        robot.reset(seed + 50, robot.prompt)
+        np.testing.assert_array_equal(robot.task.plan_for(targets, *arm), plan)
+
+
+@pytest.mark.parametrize("name", [name for name, task in TASKS.items() if task.batched])
+def test_many_scenes_at_once_are_planned_as_one_by_one(robots, name):
+    robot = robots[name]
+    targets, position, velocity = scenes(robot, 24)
+    if name == "whack":
+        assert len({bool(t.visible[0]) for t in targets}) == 2
+    many = stacked(targets)
+    together = robot.task.plan_for(many, position, velocity, HORIZON, DT)
+    alone = [
+        robot.task.plan_for(t, p, v, HORIZON, DT)
+        for t, p, v in zip(targets, position, velocity, strict=True)
+    ]
+    assert together.shape == (24, HORIZON, 6)
+    np.testing.assert_allclose(together, alone, rtol=0, atol=1e-9)
+    # In any arrangement.
+    grid = Targets(*(a.reshape(4, 6, *a.shape[1:]) for a in vars(many).values()))
+    arm = (a.reshape(4, 6, 6) for a in (position, velocity))
+    planned = robot.task.plan_for(grid, *arm, HORIZON, DT)
+    np.testing.assert_allclose(planned, together.reshape(4, 6, HORIZON, 6), rtol=0, atol=1e-9)
+
+
+def test_the_tasks_that_plan_many_scenes_at_once_say_so():
+    assert {name for name, task in TASKS.items() if task.batched} == {"whack", "intercept"}
+
+
+def test_later_targets_have_moved_on_with_their_velocity():
+    rng = np.random.default_rng(0)
+    targets = Targets(rng.normal(size=(5, 2, 3)), rng.normal(size=(5, 2, 3)), np.ones((5, 2), bool))
+    later = targets.later(0.2)
+    np.testing.assert_allclose(later.position, targets.position + 0.2 * targets.velocity)
+    assert later.velocity is targets.velocity
+    assert later.visible is targets.visible
+    seconds = np.array([0.0, 0.1, 0.2, 0.3, 0.4])
+    each = targets.later(seconds)
+    for i in range(5):
+        one = Targets(targets.position[i], targets.velocity[i], targets.visible[i])
+        np.testing.assert_allclose(each.position[i], one.later(seconds[i]).position)
+    np.testing.assert_allclose(later.later(-0.2).position, targets.position)
+
+
+def test_later_is_where_the_ball_is_if_nothing_happens():
+    robot = SimRobot(make_task("intercept", kick_probability=0.0))
+    robot.reset(0)
+    before = robot.task.targets()
+    robot.advance_to(600_000_000)
+    np.testing.assert_allclose(before.later(0.6).position, robot.task.targets().position, atol=1e-9)
 
 
 @pytest.mark.parametrize("name", GRASPING)

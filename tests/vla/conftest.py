@@ -37,6 +37,16 @@ def mean_flow():
     return Checkpoint(meta, model, tiny_normaliser(), Tokeniser.of(PROMPTS))
 
 
+@pytest.fixture(scope="session")
+def delayed(mean_flow):
+    """The same, and able to begin up to 4 steps late; where it begins moves nothing yet."""
+    meta = mean_flow.meta
+    meta = replace(meta, model=replace(meta.model, max_start=4))
+    model = SmallVLA(meta.model).eval()
+    model.load_state_dict(model.state_dict() | mean_flow.model.state_dict())
+    return replace(mean_flow, meta=meta, model=model)
+
+
 @pytest.fixture(scope="module")
 def server(tiny):
     with LocalServer(tiny) as running:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from controller.errors import ErrorCode, OnsetError
-from tests.vla.helpers import PROMPTS, observation
+from tests.vla.helpers import inputs_of, observation
 from vla.engine import Engine
 from vla.flow import velocity_from_clean
 from vla.guidance import Guide, for_autograd, guidance_weight, guided_velocity, rtc_weights
@@ -338,7 +338,7 @@ def test_the_built_in_model_is_guided_in_every_mode_and_its_gradients_stay_empty
     engine, model = Engine(tiny), tiny.model
     shape = (1, model.horizon, model.action_dim)
     with mode():
-        context = model.encode(engine.inputs(observation(1), PROMPTS[0]))
+        context = model.encode(inputs_of(engine, observation(1)))
         start, y = draw(*shape).float(), draw(*shape, seed=1).float()
         guide = Guide(y, rtc_weights(model.horizon, 2, 3), rule)
         # The sampler's table is made in the same mode.
@@ -371,7 +371,7 @@ def test_on_the_built_in_model_the_vjp_is_autograds(tiny):
     x, y, tau = draw(*shape).float(), draw(*shape, seed=1).float(), torch.full(shape[:2], 0.6)
     weights = rtc_weights(model.horizon, 2, 3)
     with torch.inference_mode():
-        context = for_autograd(model.encode(engine.inputs(observation(1), PROMPTS[0])))
+        context = for_autograd(model.encode(inputs_of(engine, observation(1))))
         guided = guided_velocity(model, x, tau, context, Guide(y, weights))
 
     def clean(at):

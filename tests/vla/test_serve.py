@@ -30,7 +30,6 @@ from vla.engine import Engine, Finished
 from vla.schedule import horizon_aware
 from vla.serve import config as serving
 
-
 # What needs no training.
 UNTRAINED = ("sync", "naive", "blend", "rtc", "rtc_identity")
 

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from controller.bounds import check_range
 from vla.checkpoint import PolicyMeta, save_checkpoint
 from vla.models.small import SmallVLA
 from vla.train.data import Demonstrations
@@ -56,6 +57,9 @@ class TrainConfig:
     average: float = 0.998
     seed: int = 0
     save_every: int = 100
+
+    def __post_init__(self) -> None:
+        check_range("train.draws.jump", self.draws.jump, 0, self.offsets.count)
 
 
 class Trainer:
