@@ -262,7 +262,7 @@ class ControlLoop:
                 counters.malformed += 1
                 continue
             self._observer.answered(piece, now_ns)
-            aligned = self._observer.align(speed_up_slice(piece, self._config.speedup), index)
+            aligned = self._observer.align(self._speed_up(piece), index)
             if aligned is None:
                 counters.superseded += len(piece.steps)
                 continue
@@ -271,6 +271,10 @@ class ControlLoop:
                 total = getattr(counters, count.name) + getattr(merged, count.name)
                 setattr(counters, count.name, total)
         return counters.amended > amended_before, None
+
+    def _speed_up(self, piece: ActionSlice) -> ActionSlice:
+        continued = self._observer.continued(piece.observation_id)
+        return speed_up_slice(piece, self._config.speedup, continued)
 
     def _begin_step(self, index: int, skipped: int) -> _Step:
         """Takes the action of a step; without a usable one the last set-point is held."""

@@ -28,7 +28,7 @@ class LoopConfig:
             after its step began: it then amends the step.
         horizon_limit: Actions further ahead than this are refused [steps].
         speedup: q: so many actions of a chunk are merged into one step. Velocity limits of the
-            robot's state are kept after it.
+            robot's state are kept after it. 1 where a chunk is guided by the old one.
     """
 
     control_period_ns: int
@@ -52,7 +52,7 @@ class LoopConfig:
         check_range("config.execute_steps", self.execute_steps, 1, MAX_HORIZON)
         if self.delay_steps is not None:
             check_range("config.delay_steps", self.delay_steps, 0, MAX_HORIZON)
-        check_range("config.speedup", self.speedup, 1, MAX_HORIZON)
+        check_range("config.speedup", self.speedup, 1, 1 if self.way.guided else MAX_HORIZON)
         if not self.way.delayed and self.delay_steps is not None:
             raise OnsetError(
                 ErrorCode.BAD_VALUE,

@@ -55,6 +55,7 @@ class Observer:
         self._unanswered: dict[int, int] = {}  # id to capture time [ns]
         self._on_its_way: set[int] = set()  # ids whose chunk is not complete
         self._forecasts: dict[int, Float] = {}  # by the step that they are about
+        self._continued: dict[int, int] = {}  # actions that a chunk continues, by observation
         self._began: int | None = None  # by how many steps the chunk under way is shifted
 
     def set_prompt(self, prompt: str) -> None:
@@ -137,6 +138,10 @@ class Observer:
         self._forecasts = {at: f for at, f in self._forecasts.items() if at > step}
         return None if forecast is None else state - forecast
 
+    def continued(self, observation_id: int) -> int:
+        """How many actions the chunk of an observation continues."""
+        return self._continued.get(observation_id, 0)
+
     def align(self, piece: ActionSlice, now_step: int) -> ActionSlice | None:
         """The slice on the robot's steps: a strategy that waits begins a chunk when it comes.
 
@@ -159,6 +164,9 @@ class Observer:
         """Notes that the link has taken an observation: its prompt need not be said again."""
         self._new_prompt = None
         self._unanswered[observation.id] = observation.capture_ns
+        if self._way.committed:
+            start = self._way.start(observation.delay)
+            self._continued[observation.id] = max(0, len(observation.committed) - start)
         self._on_its_way.add(observation.id)
 
     def answered(self, piece: ActionSlice, now_ns: int) -> None:
@@ -175,6 +183,7 @@ class Observer:
         # One that was overtaken may still come, and is measured then; not for ever.
         patience = self._config.max_delay + self._config.execute_steps
         given_up_ns = now_ns - patience * self._spec.period_ns
+        self._continued = {i: n for i, n in self._continued.items() if i >= answered}
         for older in [i for i, t in self._unanswered.items() if t < given_up_ns]:
             del self._unanswered[older]
             self.estimator.lose()

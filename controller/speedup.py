@@ -55,21 +55,24 @@ def speed_up(actions: Float, q: int, dimensions: Sequence[Dimension]) -> Float:
     return np.where(summed, np.add.reduceat(rows, first, axis=0), rows[last])
 
 
-def speed_up_slice(piece: ActionSlice, q: int) -> ActionSlice:
+def speed_up_slice(piece: ActionSlice, q: int, continued: int = 0) -> ActionSlice:
     """A slice of absolute actions of a chunk, each q of which become one step.
 
-    Groups are counted from the chunk's first step, so slices of one chunk fit together however
-    it was cut. Of each group the last action stays; one that has no such action is left out.
+    Groups are counted from the chunk's first free step, so slices of one chunk fit together
+    however it was cut. Of each group the last action stays; one that has no such action is left
+    out.
 
     Args:
         piece: At the policy's steps.
         q: Actions merged into one, >= 1.
+        continued: Actions that the chunk continues: a step of the robot's each, not merged.
     """
     if q == 1:
         return piece
-    group, place = np.divmod(piece.steps - piece.start_step, q)
+    first = piece.start_step + continued
+    group, place = np.divmod(piece.steps - first, q)
     last = place == q - 1
-    return replace(piece, steps=piece.start_step + group[last], actions=piece.actions[last])
+    return replace(piece, steps=first + group[last], actions=piece.actions[last])
 
 
 @dataclass(frozen=True)

@@ -115,8 +115,9 @@ def run_episodes(args: Args, progress: Progress) -> list[Run]:
     runs: list[Run] = []
     prompt = robot.reset(args.seed)
     config = loop_config(args.execute_steps, strategy=args.strategy, speedup=args.speedup)
-    names = {"robot_id": args.robot_id, "prompt": prompt, "strategy": args.strategy}
-    with GrpcLink(args.server, robot.spec, **names) as link:
+    with GrpcLink(
+        args.server, robot.spec, robot_id=args.robot_id, prompt=prompt, strategy=args.strategy
+    ) as link:
         metered = MeteredLink(link)
         loop = ControlLoop(robot, metered, config, prompt)
         for seed in range(args.seed, args.seed + args.episodes):
