@@ -76,6 +76,8 @@ def encode_observation(observation: Observation, robot: RobotSpec) -> pb.Observa
     )
     if observation.forecast is not None:
         message.forecast.extend(observation.forecast.tolist())
+    if observation.set_point is not None:
+        message.set_point.extend(observation.set_point.tolist())
     if observation.prompt is not None:
         message.prompt = observation.prompt
     return message
@@ -108,6 +110,7 @@ def _decode_observation(message: pb.Observation, robot: RobotSpec) -> Observatio
         delay=message.delay,
         deadline_ns=message.deadline_ns,
         forecast=np.array(message.forecast, dtype=np.float32) if message.forecast else None,
+        set_point=np.array(message.set_point, dtype=np.float32) if message.set_point else None,
         prompt=message.prompt if message.HasField("prompt") else None,
     )
     _check_vectors(observation, robot)
@@ -137,6 +140,8 @@ def _check_vectors(observation: Observation, robot: RobotSpec) -> None:
     check_vector("observation.state", observation.state, robot.state_names)
     if observation.forecast is not None:
         check_vector("observation.forecast", observation.forecast, robot.state_names)
+    if observation.set_point is not None:
+        check_vector("observation.set_point", observation.set_point, robot.action_names)
     check_rows("observation.committed", observation.committed, robot.action_names)
     check_rows("observation.planned", observation.planned, robot.action_names)
     check_size("observation.planned", len(observation.planned), MAX_HORIZON)

@@ -45,7 +45,7 @@ from controller.observer import Observer
 from controller.robot import Robot
 from controller.speedup import limit_step, speed_up_slice, velocity_limits
 from controller.timeline import MergeResult, Timeline
-from controller.types import ActionKind, Command, Float, Reading, RobotSpec
+from controller.types import ActionKind, ActionSlice, Command, Float, Reading, RobotSpec
 
 
 @dataclass(frozen=True)
@@ -301,7 +301,7 @@ class ControlLoop:
             return replace(step, code=TickCode.REFUSED)
         target = np.clip(action, self._lower, self._upper)
         clamped = bool((target != action).any())
-        if self._config.speedup > 1:
+        if self._config.keep_velocity or self._config.speedup > 1:
             rest_ns = self._spec.period_ns - step.since_ns
             target, short = limit_step(step.start, target, self._limits, rest_ns)
             clamped = clamped or short

@@ -29,6 +29,8 @@ class LoopConfig:
         horizon_limit: Actions further ahead than this are refused [steps].
         speedup: q: so many actions of a chunk are merged into one step. Velocity limits of the
             robot's state are kept after it. 1 where a chunk is guided by the old one.
+        keep_velocity: Cut a step short where its set-points would be faster than the velocity
+            limits of the robot's state; always with ``speedup``.
     """
 
     control_period_ns: int
@@ -41,6 +43,7 @@ class LoopConfig:
     margin_ns: int = 0
     horizon_limit: int = MAX_HORIZON
     speedup: int = 1
+    keep_velocity: bool = False
 
     @property
     def way(self) -> Strategy:

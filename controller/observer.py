@@ -55,6 +55,7 @@ class Observer:
         self._unanswered: dict[int, int] = {}  # id to capture time [ns]
         self._on_its_way: set[int] = set()  # ids whose chunk is not complete
         self._forecasts: dict[int, Float] = {}  # by the step that they are about
+        self._begins: dict[int, int] = {}  # step at which a reply takes over, by observation
         self._continued: dict[int, int] = {}  # actions that a chunk continues, by observation
         self._began: int | None = None  # by how many steps the chunk under way is shifted
 
@@ -103,6 +104,7 @@ class Observer:
             delay=delay,
             deadline_ns=max(timeline.ahead(step), expected, 1) * self._spec.period_ns,
             forecast=self._forecast(step, delay, reading.state, set_point, committed),
+            set_point=np.array(set_point, dtype=np.float32),
             prompt=self._new_prompt,
         )
         if self._way.waits:
@@ -114,7 +116,11 @@ class Observer:
     def _count_on(self, step: int, delay: int, timeline: Timeline) -> tuple[Float, Float]:
         """The actions of the delay, and where the strategy asks for them those behind."""
         width = len(self._spec.action)
-        committed = timeline.commit(step, delay).reshape(-1, width)
+        # Where a reply under way begins before the delay is over, its actions take over there.
+        # The server knows them, and counts on them in place of the ones sent.
+        begins = [at for i, at in self._begins.items() if i in self._unanswered and at > step]
+        timeline.commit(step, min([delay, *(at - step for at in begins)]))
+        committed = timeline.planned(step, delay).reshape(-1, width)
         ahead = self._config.horizon_limit if self._way.guided else 0
         return committed, timeline.planned(step + len(committed), ahead).reshape(-1, width)
 
@@ -129,7 +135,8 @@ class Observer:
         last = committed[-1:] if len(committed) else np.asarray(set_point)[None]
         actions = np.concatenate([committed[:start], np.repeat(last, start, axis=0)])[:start]
         forecast = self._forecaster.forecast(state, set_point, actions)
-        self._forecasts[step + start] = forecast
+        if len(committed) == delay or not self._unanswered:  # else the server knows better
+            self._forecasts[step + start] = forecast
         return forecast
 
     def forecast_error(self, step: int, state: Float) -> Float | None:
@@ -164,6 +171,7 @@ class Observer:
         """Notes that the link has taken an observation: its prompt need not be said again."""
         self._new_prompt = None
         self._unanswered[observation.id] = observation.capture_ns
+        self._begins[observation.id] = observation.step + observation.delay
         if self._way.committed:
             start = self._way.start(observation.delay)
             self._continued[observation.id] = max(0, len(observation.committed) - start)
@@ -184,6 +192,7 @@ class Observer:
         patience = self._config.max_delay + self._config.execute_steps
         given_up_ns = now_ns - patience * self._spec.period_ns
         self._continued = {i: n for i, n in self._continued.items() if i >= answered}
+        self._begins = {i: at for i, at in self._begins.items() if i > answered}
         for older in [i for i, t in self._unanswered.items() if t < given_up_ns]:
             del self._unanswered[older]
             self.estimator.lose()
@@ -205,9 +214,7 @@ class Observer:
         if self._way.waits and self._next_id - 1 in self._unanswered:
             # A reply may be lost: it is asked for again after the longest delay there may be.
             return since > self._config.max_delay
-        # What a strategy counts on must have come when it counts again: d <= K, as in RTC.
-        counted = self.delay() if self._way.delayed else 0
-        if since >= max(self._config.execute_steps, counted):
+        if since >= self._config.execute_steps:
             return True
         # A chunk that begins later is ahead, too.
         last = timeline.last_step

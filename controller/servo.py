@@ -170,13 +170,18 @@ class ServoModel:
         return _parse(path)
 
 
+def servo_names() -> list[str]:
+    """The robots of which a servo model comes with the package."""
+    return sorted(path.stem for path in SERVOS.glob("*.json"))
+
+
 def load_servo(robot_name: str) -> ServoModel:
     """Reads the servo model that comes with a robot.
 
     Raises:
         OnsetError: BAD_NAMES when there is none of that name.
     """
-    known = sorted(path.stem for path in SERVOS.glob("*.json"))
+    known = servo_names()
     if robot_name not in known:
         raise OnsetError(ErrorCode.BAD_NAMES, "servo.robot", robot_name, known)
     return ServoModel.load(SERVOS / f"{robot_name}.json")

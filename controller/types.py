@@ -194,6 +194,7 @@ class Observation:
             asks for it. Shape (m, A).
         delay: d, the step offset at which the new chunk is expected to take over [steps].
         deadline_ns: How long after receipt the reply is still of use [ns]; a duration.
+        set_point: The command that stands at capture, where it is known. Shape (A,), or None.
         forecast: State expected where the strategy lets the chunk begin, see
             ``Strategy.start``. Shape (S,), or None.
         prompt: The instruction, when it changed; else None.
@@ -209,6 +210,7 @@ class Observation:
     delay: int
     deadline_ns: int
     forecast: Float | None = None
+    set_point: Float | None = None
     prompt: str | None = None
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from controller.forecast import Forecaster, make_forecaster
 from controller.loop_types import LoopConfig, TickResult
 from controller.strategy import STRATEGIES, Strategy
 from controller.types import Observation
@@ -24,6 +25,7 @@ from sim.rollout import CONTROL_PERIOD_NS, Episode, loop_config, run_episode
 from sim.stale import StaleExpert
 from sim.tasks import make_task
 from vla.checkpoint import load_checkpoint
+from vla.chunking import ChunkMemory
 from vla.engine import Engine
 from vla.schedule import make_schedule
 
@@ -86,7 +88,7 @@ class Cell:
     scale: float | None = None
     jitter: float = 0.0
     speedup: int = 1
-    execute_steps: int = 8
+    execute_steps: int = 4
     expert_steps: int = 5
 
     @property
@@ -150,10 +152,19 @@ def run_job(job: Job) -> dict:
     config, latency = way.config, way.latency
     engine = _engine(job.policies / f"{scene.task}.safetensors", cell, way.executed)
 
-    def stream(observation: Observation):
-        return engine.stream(observation, robot.prompt, strategy)
+    forecaster: Forecaster | None = None
+    if cell.strategy == "oracle":
+        forecaster = OracleForecaster(robot, CONTROL_PERIOD_NS)
+    elif strategy.forecaster:
+        forecaster = make_forecaster(strategy.forecaster, robot.spec)
+    memory = ChunkMemory(forecaster)
 
-    forecaster = OracleForecaster(robot, CONTROL_PERIOD_NS) if cell.strategy == "oracle" else None
+    def stream(observation: Observation):
+        nonlocal memory
+        if observation.id == 0:
+            memory = ChunkMemory(forecaster)  # a new episode
+        return engine.stream(observation, robot.prompt, strategy, memory)
+
     episode = run_episode(
         robot,
         stream,
@@ -202,6 +213,7 @@ def make_way(cell: Cell, strategy: Strategy, times_ns: tuple[float, float], peri
             delay_steps=known,
             max_delay=MAX_DELAY,
             speedup=cell.speedup,
+            keep_velocity=True,
         )
         return Way(config, latency, None)
     factor = (cell.scale or 1.0) * np.array([1.0, GUIDED_STEP if strategy.guided else 1.0])
@@ -222,6 +234,7 @@ def make_way(cell: Cell, strategy: Strategy, times_ns: tuple[float, float], peri
         max_delay=MAX_DELAY,
         margin_ns=-period_ns // 4,
         speedup=cell.speedup,
+        keep_velocity=True,
     )
     return Way(config, compute, executed)
 
@@ -246,7 +259,7 @@ def _stale_row(job: Job, robot: SimRobot, meter: MotionMeter) -> dict:
         expert.watch(result)
         meter.see(result)
 
-    config = loop_config(cell.execute_steps, speedup=cell.speedup)
+    config = loop_config(cell.execute_steps, speedup=cell.speedup, keep_velocity=True)
     episode = run_episode(robot, whole(expert), job.seed, config=config, on_tick=on_tick)
     return _row(job, episode, meter, None)
 

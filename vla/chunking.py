@@ -8,14 +8,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from controller.bounds import check_range
 from controller.errors import ErrorCode, OnsetError
+from controller.forecast import Forecaster
 from controller.strategy import Strategy
 from controller.types import Float, Observation
 from vla.guidance import Guide, rtc_weights
@@ -44,8 +46,77 @@ class Condition:
         return 0 if self.prefix is None else self.prefix.shape[1]
 
 
+class ChunkMemory:
+    """What a robot was last told and may not have yet; a cache of its session.
+
+    Where a chunk takes longer than the next observation, several are under way. The robot counts on
+    its old chunk; the server knows better what it will be doing::
+
+        observation k-4   |------ d = 8 ------|a a a a a a ..
+        observation k               |------ d = 8 ------|b b b ..
+        robot counts on             o o o o o o o o           where chunk a has not come yet
+        memory                      o o o o a a a a
+
+    Without it, or where a reply was lost, chunk b only begins from a state that is farther off.
+    """
+
+    def __init__(self, forecaster: Forecaster | None) -> None:
+        """Args:
+        forecaster: Tells the state ahead along what the memory knows; None where the robot's
+            own forecasts are to be taken as they are.
+        """
+        self._forecaster = forecaster
+        self._observation_id = -1
+        self._actions: dict[int, Float] = {}
+
+    def note(self, observation_id: int, steps: NDArray[np.int64], actions: Float) -> None:
+        """Notes actions that are on their way, shape (n, A), for steps of shape (n,)."""
+        if observation_id != self._observation_id:
+            # A newer chunk takes over where it begins.
+            first = int(steps.min())
+            self._actions = {at: a for at, a in self._actions.items() if at < first}
+            self._observation_id = observation_id
+        self._actions.update(zip(steps.tolist(), actions, strict=True))
+
+    def amend(self, observation: Observation, start: int) -> Observation:
+        """The observation with what the robot will really do until step + delay.
+
+        Args:
+            observation: As it came.
+            start: Where its chunk begins, for which the forecast holds [steps].
+        """
+        self._actions = {at: a for at, a in self._actions.items() if at >= observation.step}
+        known, hold = len(observation.committed), observation.set_point
+        if hold is None or not any(observation.step <= at for at in self._actions):
+            return observation
+        rows: list[Float] = []
+        for i in range(observation.delay):
+            row = self._actions.get(observation.step + i)
+            if row is None:
+                row = observation.committed[i] if i < known else (rows or [hold])[-1]
+            rows.append(row)
+        if not rows or (known == len(rows) and np.array_equal(rows, observation.committed)):
+            return observation
+        committed, forecast = np.stack(rows), observation.forecast
+        if start and self._forecaster is not None:
+            now = (observation.state, hold)
+            forecast = self._forecaster.forecast(*now, committed[:start])
+        behind = observation.step + observation.delay
+        planned = [self._actions.get(behind + i, a) for i, a in enumerate(observation.planned)]
+        return replace(
+            observation,
+            committed=committed,
+            planned=np.stack(planned) if planned else observation.planned,
+            forecast=forecast,
+        )
+
+
 def make_condition(
-    strategy: Strategy, observation: Observation, scales: Normaliser, max_delay: int
+    strategy: Strategy,
+    observation: Observation,
+    scales: Normaliser,
+    max_delay: int,
+    memory: ChunkMemory | None = None,
 ) -> Condition:
     """The condition of one observation under a strategy.
 
@@ -57,6 +128,7 @@ def make_condition(
         observation: With its committed and planned actions, delay and forecast.
         scales: The policy's.
         max_delay: Greatest delay that the policy was trained for [steps].
+        memory: Of the session; what it knows goes before what the robot counts on.
 
     Raises:
         OnsetError: BAD_VALUE: the delay is past what the policy was trained for, or the forecast
@@ -64,9 +136,11 @@ def make_condition(
     """
     if not strategy.delayed:
         return Condition(0, observation.state)
-    if strategy.committed or strategy.late:  # guidance needs no training
+    if strategy.committed or strategy.late:
         check_range("observation.delay", observation.delay, 0, max_delay)
     start = strategy.start(observation.delay)
+    if memory is not None:
+        observation = memory.amend(observation, start)
     state = observation.state
     if start:
         if observation.forecast is None:

@@ -18,7 +18,7 @@ from controller.errors import ErrorCode, OnsetError
 from controller.strategy import STRATEGIES, Strategy
 from controller.types import Observation
 from vla.checkpoint import Checkpoint
-from vla.chunking import Condition, make_condition
+from vla.chunking import ChunkMemory, Condition, make_condition
 from vla.policy import PolicyInput
 from vla.sampler import Sampler
 from vla.schedule import Schedule, make_schedule
@@ -118,7 +118,11 @@ class Engine:
         return PolicyInput(images, self.checkpoint.normaliser.state(state), tokens, start)
 
     def stream(
-        self, observation: Observation, prompt: str, strategy: Strategy = NAIVE
+        self,
+        observation: Observation,
+        prompt: str,
+        strategy: Strategy = NAIVE,
+        memory: ChunkMemory | None = None,
     ) -> Iterator[Finished]:
         """Runs one inference; yields actions as they ripen.
 
@@ -127,6 +131,7 @@ class Engine:
             prompt: The instruction.
             strategy: What the chunk is conditioned on and when it begins. Committed actions that
                 the chunk continues are not yielded.
+            memory: Of the robot's session: what it was told before. The chunk is noted in it.
 
         Raises:
             OnsetError: The instruction is unknown, an action came out non-finite, or the delay is
@@ -134,7 +139,7 @@ class Engine:
         """
         began = time.perf_counter_ns()
         scales, most = self.checkpoint.normaliser, self.checkpoint.meta.max_delay
-        condition = make_condition(strategy, observation, scales, most)
+        condition = make_condition(strategy, observation, scales, most, memory)
         sampler = self._sampler(condition.prefix_length)
         inputs = self.inputs(observation, prompt, condition).to(self.device)
         prefix, guide = condition.prefix, condition.guide
@@ -157,9 +162,12 @@ class Engine:
             actions = scales.actions(values, state, ripe.indices)
             if not np.isfinite(actions).all():
                 raise OnsetError(ErrorCode.INTERNAL, "actions", "non-finite", "finite actions")
+            steps = start_step + ripe.indices
+            if memory is not None:
+                memory.note(observation.id, steps, actions)
             yield Finished(
                 start_step,
-                start_step + ripe.indices,
+                steps,
                 actions,
                 ripe.final,
                 encoded - began,

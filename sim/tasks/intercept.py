@@ -47,7 +47,7 @@ class Intercept(Task):
     name = "intercept"
     prompts = tuple(f"block the {c} ball" for c in _COLOURS)
     cameras = ("front",)
-    lags = (0, 3)
+    lags = (0, 1, 3)  # a deflected ball is seen to be one within a step
     batched = True
     steps = 60
 

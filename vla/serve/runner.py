@@ -18,6 +18,7 @@ from controller.errors import ErrorCode, OnsetError
 from controller.messages import Notice, NoticeKind
 from controller.strategy import STRATEGIES, Strategy
 from controller.types import ActionSlice, CacheFigures, Observation, RobotSpec, Timing
+from vla.chunking import ChunkMemory
 from vla.engine import Finished
 from vla.serve.scheduler import Request, Scheduler
 
@@ -28,7 +29,11 @@ class Inference(Protocol):
     """What the runner needs of an engine."""
 
     def stream(
-        self, observation: Observation, prompt: str, strategy: Strategy
+        self,
+        observation: Observation,
+        prompt: str,
+        strategy: Strategy,
+        memory: ChunkMemory | None = None,
     ) -> Iterator[Finished]:
         """Runs one inference; yields actions as they ripen.
 
@@ -37,6 +42,7 @@ class Inference(Protocol):
             prompt: The instruction.
             strategy: What the chunk is conditioned on. Committed actions that it continues are not
                 yielded.
+            memory: Of the session.
         """
         ...
 
@@ -168,7 +174,9 @@ class Runner:
             text = f"the model began {waited_ms:.0f} ms after receipt, past the deadline"
             self._post(Reply(request, Notice(NoticeKind.OVERLOAD, text, observation.id)))
         try:
-            for finished in engine.stream(observation, request.prompt, request.strategy):
+            for finished in engine.stream(
+                observation, request.prompt, request.strategy, request.memory
+            ):
                 self._post(Reply(request, _slice(request, finished, began_ns)))
         except OnsetError as error:
             error.fatal, error.observation_id = False, observation.id

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 
 from controller.strategy import STRATEGIES, Strategy
 from controller.types import Observation
+from vla.chunking import ChunkMemory
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Request:
         decode_ns: How long its frames took to decode [ns].
         due_ns: When its robot runs out of actions [ns], server's clock.
         strategy: What the chunk is conditioned on.
+        memory: What the session's robot was told before; the model's thread alone touches it.
     """
 
     session: int
@@ -37,6 +39,7 @@ class Request:
     decode_ns: int
     due_ns: int
     strategy: Strategy = STRATEGIES["naive"]
+    memory: ChunkMemory | None = None
 
     @staticmethod
     def of(
@@ -46,10 +49,13 @@ class Request:
         received_ns: int,
         decode_ns: int,
         strategy: Strategy = STRATEGIES["naive"],
+        memory: ChunkMemory | None = None,
     ) -> Request:
         """A request that is due the observation's deadline after its receipt."""
         due_ns = received_ns + observation.deadline_ns
-        return Request(session, observation, prompt, received_ns, decode_ns, due_ns, strategy)
+        return Request(
+            session, observation, prompt, received_ns, decode_ns, due_ns, strategy, memory
+        )
 
     def overdue(self, now_ns: int) -> bool:
         """Whether its robot has run out of actions while it waited.

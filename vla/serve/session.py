@@ -6,9 +6,12 @@ from dataclasses import dataclass, field
 
 from controller.bounds import check_range
 from controller.errors import ErrorCode, OnsetError
+from controller.forecast import make_forecaster
 from controller.messages import Description, Open, Reset
+from controller.servo import servo_names
 from controller.strategy import STRATEGIES, Strategy, get_strategy
 from controller.types import Observation, RobotSpec
+from vla.chunking import ChunkMemory
 from vla.transforms import Tokeniser
 
 OVERLOAD_INTERVAL_NS = 1_000_000_000
@@ -24,6 +27,7 @@ class Session:
         episode: The episode under way.
         prompt: The instruction in force.
         strategy: How chunks are made.
+        memory: What the robot was told in this episode.
         last_step: Step of the last observation accepted in this episode; -1 before any.
         last_id: Id of the last observation accepted; -1 before any.
         outstanding: Ids of observations received and not answered yet.
@@ -35,6 +39,7 @@ class Session:
     episode: str
     prompt: str
     strategy: Strategy = STRATEGIES["naive"]
+    memory: ChunkMemory | None = None
     last_step: int = -1
     last_id: int = -1
     outstanding: set[int] = field(default_factory=set)
@@ -49,7 +54,8 @@ class Session:
             opening.robot,
             opening.episode,
             opening.prompt,
-            get_strategy(opening.strategy, "open.strategy"),
+            strategy := get_strategy(opening.strategy, "open.strategy"),
+            make_memory(strategy, opening.robot),
         )
 
     def check(self, observation: Observation, description: Description) -> None:
@@ -85,6 +91,7 @@ class Session:
         """Begins a new episode; returns the ids that nothing will answer any more."""
         self.episode, self.prompt = message.episode, message.prompt
         self.last_step = -1
+        self.memory = make_memory(self.strategy, self.robot)
         abandoned, self.outstanding = self.outstanding, set()
         return abandoned
 
@@ -95,6 +102,13 @@ class Session:
             return False
         self._overload_told_ns = now_ns
         return True
+
+
+def make_memory(strategy: Strategy, robot: RobotSpec) -> ChunkMemory:
+    """An empty memory; it forecasts where there is a servo model of the robot."""
+    known = strategy.forecaster != "servo" or robot.name in servo_names()
+    named = strategy.forecaster and known
+    return ChunkMemory(make_forecaster(strategy.forecaster, robot) if named else None)
 
 
 def check_prompt(tokeniser: Tokeniser, field_name: str, prompt: str) -> None:

@@ -257,6 +257,7 @@ class SessionStream:
             received_ns,
             decode_ns,
             session.strategy,
+            session.memory,
         )
         old = self._shared.runner.submit(request)
         if old is not None:

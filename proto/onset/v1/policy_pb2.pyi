@@ -190,7 +190,7 @@ class Frame(_message.Message):
     def __init__(self, camera: _Optional[str] = ..., lag: _Optional[int] = ..., encoding: _Optional[_Union[FrameEncoding, str]] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., data: _Optional[bytes] = ...) -> None: ...
 
 class Observation(_message.Message):
-    __slots__ = ("id", "step", "capture_ns", "state", "forecast", "committed", "delay", "deadline_ns", "frames", "prompt", "planned")
+    __slots__ = ("id", "step", "capture_ns", "state", "forecast", "committed", "delay", "deadline_ns", "frames", "prompt", "planned", "set_point")
     ID_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
     CAPTURE_NS_FIELD_NUMBER: _ClassVar[int]
@@ -202,6 +202,7 @@ class Observation(_message.Message):
     FRAMES_FIELD_NUMBER: _ClassVar[int]
     PROMPT_FIELD_NUMBER: _ClassVar[int]
     PLANNED_FIELD_NUMBER: _ClassVar[int]
+    SET_POINT_FIELD_NUMBER: _ClassVar[int]
     id: int
     step: int
     capture_ns: int
@@ -213,7 +214,8 @@ class Observation(_message.Message):
     frames: _containers.RepeatedCompositeFieldContainer[Frame]
     prompt: str
     planned: _containers.RepeatedScalarFieldContainer[float]
-    def __init__(self, id: _Optional[int] = ..., step: _Optional[int] = ..., capture_ns: _Optional[int] = ..., state: _Optional[_Iterable[float]] = ..., forecast: _Optional[_Iterable[float]] = ..., committed: _Optional[_Iterable[float]] = ..., delay: _Optional[int] = ..., deadline_ns: _Optional[int] = ..., frames: _Optional[_Iterable[_Union[Frame, _Mapping]]] = ..., prompt: _Optional[str] = ..., planned: _Optional[_Iterable[float]] = ...) -> None: ...
+    set_point: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, id: _Optional[int] = ..., step: _Optional[int] = ..., capture_ns: _Optional[int] = ..., state: _Optional[_Iterable[float]] = ..., forecast: _Optional[_Iterable[float]] = ..., committed: _Optional[_Iterable[float]] = ..., delay: _Optional[int] = ..., deadline_ns: _Optional[int] = ..., frames: _Optional[_Iterable[_Union[Frame, _Mapping]]] = ..., prompt: _Optional[str] = ..., planned: _Optional[_Iterable[float]] = ..., set_point: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class Reset(_message.Message):
     __slots__ = ("episode", "prompt")
