@@ -14,6 +14,7 @@ import tyro
 from controller.strategy import Strategy
 from controller.types import Observation
 from vla.checkpoint import load_checkpoint
+from vla.chunking import ChunkMemory
 from vla.engine import Finished
 from vla.serve.config import ServeConfig
 from vla.serve.server import serve
@@ -39,7 +40,11 @@ class NullEngine:
         self._actions = np.zeros((1, action_dim), np.float32)
 
     def stream(
-        self, observation: Observation, prompt: str, strategy: Strategy
+        self,
+        observation: Observation,
+        prompt: str,
+        strategy: Strategy,
+        memory: ChunkMemory | None = None,
     ) -> Iterator[Finished]:
         steps = np.array([observation.step], np.int64)
         yield Finished(observation.step, steps, self._actions, True, 0, 0, 0, 0)

@@ -22,6 +22,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tyro
@@ -148,12 +149,10 @@ def main(args: Args) -> None:
     rows = [row_of(args, name, found, period_ms) for name, found in measured.items()]
     CONSOLE.print(table_of(rows))
     if args.json is not None:
-        means = {str(row["strategy"]): float(row["mean_ms"]) for row in rows}
-        figures = {f"reaction_{name}_ms": mean for name, mean in means.items()}
-        figures |= {
-            f"reaction_{row['strategy']}_over_law": float(row["mean_ms"]) / float(row["law_ms"])
-            for row in rows
-        }
+        figures = {}
+        for name, row in zip(measured, rows, strict=True):
+            mean, law = row["mean_ms"], row["law_ms"]
+            figures |= {f"reaction_{name}_ms": mean, f"reaction_{name}_over_law": mean / law}
         write_results(args.json, figures, rows, commit=commit)
         CONSOLE.print(f"wrote {args.json}")
 
@@ -179,7 +178,7 @@ def run(args: Args, address: str, strategy: str, advance) -> Measured:
     return Measured(np.array(watch.reactions_ns) * 1e-6, first, float(np.median(watch.delays)))
 
 
-def row_of(args: Args, strategy: str, found: Measured, period_ms: float) -> dict[str, object]:
+def row_of(args: Args, strategy: str, found: Measured, period_ms: float) -> dict[str, Any]:
     """Measured times beside the law's."""
     latency = float(np.median(found.first_ms))
     # What is late by less than its margin amends its step; else a late chunk begins at a step.
@@ -200,7 +199,7 @@ def row_of(args: Args, strategy: str, found: Measured, period_ms: float) -> dict
     }
 
 
-def table_of(rows: list[dict[str, object]]) -> Table:
+def table_of(rows: list[dict[str, Any]]) -> Table:
     names = {
         "strategy": "strategy",
         "schedule": "schedule",

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from controller.bounds import MAX_PROMPT_CHARS, check_text
+from controller.bounds import MAX_HORIZON, MAX_PROMPT_CHARS, check_text
 from controller.forecast import Forecaster
 from controller.frame_ring import FrameRing
 from controller.latency import DelayEstimator
@@ -89,7 +89,7 @@ class Observer:
         self._ring.push(step, reading.frames, needed_now=due)
         if not due:
             return None
-        expected = self.delay()
+        expected, merged = self.delay(), self._config.speedup > 1
         delay = expected if self._way.delayed else 0
         frames = self._ring.lagged(step)
         committed, planned = self._count_on(step, delay, timeline)
@@ -104,7 +104,8 @@ class Observer:
             delay=delay,
             deadline_ns=max(timeline.ahead(step), expected, 1) * self._spec.period_ns,
             forecast=self._forecast(step, delay, reading.state, set_point, committed),
-            set_point=np.array(set_point, dtype=np.float32),
+            # Merged actions are not what the server has sent: it is to count on these alone.
+            set_point=None if merged else np.array(set_point, dtype=np.float32),
             prompt=self._new_prompt,
         )
         if self._way.waits:
@@ -118,11 +119,15 @@ class Observer:
         width = len(self._spec.action)
         # Where a reply under way begins before the delay is over, its actions take over there.
         # The server knows them, and counts on them in place of the ones sent.
-        begins = [at for i, at in self._begins.items() if i in self._unanswered and at > step]
-        timeline.commit(step, min([delay, *(at - step for at in begins)]))
+        timeline.commit(step, min(delay, self._undisturbed(step)))
         committed = timeline.planned(step, delay).reshape(-1, width)
         ahead = self._config.horizon_limit if self._way.guided else 0
         return committed, timeline.planned(step + len(committed), ahead).reshape(-1, width)
+
+    def _undisturbed(self, step: int) -> int:
+        """Steps until a reply under way takes over; a late one does as soon as it is there."""
+        begins = [at for i, at in self._begins.items() if i in self._on_its_way]
+        return max(0, min(begins, default=step + MAX_HORIZON) - step)
 
     def _forecast(
         self, step: int, delay: int, state: Float, set_point: Float, committed: Float
@@ -135,7 +140,7 @@ class Observer:
         last = committed[-1:] if len(committed) else np.asarray(set_point)[None]
         actions = np.concatenate([committed[:start], np.repeat(last, start, axis=0)])[:start]
         forecast = self._forecaster.forecast(state, set_point, actions)
-        if len(committed) == delay or not self._unanswered:  # else the server knows better
+        if start <= self._undisturbed(step):  # else the server knows better
             self._forecasts[step + start] = forecast
         return forecast
 
@@ -192,7 +197,7 @@ class Observer:
         patience = self._config.max_delay + self._config.execute_steps
         given_up_ns = now_ns - patience * self._spec.period_ns
         self._continued = {i: n for i, n in self._continued.items() if i >= answered}
-        self._begins = {i: at for i, at in self._begins.items() if i > answered}
+        self._begins = {i: at for i, at in self._begins.items() if i > complete_until}
         for older in [i for i, t in self._unanswered.items() if t < given_up_ns]:
             del self._unanswered[older]
             self.estimator.lose()

@@ -181,12 +181,12 @@ def _read(folder: Path, cell: Cell) -> list[dict]:
     path = _file(folder, cell)
     if not path.is_file():
         return []
-    rows = {}
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-        if line.endswith("\n"):  # a line cut short by the end of a run is run again
-            row = json.loads(line)
-            rows[row["seed"]] = row
-    return list(rows.values())
+    text = path.read_text(encoding="utf-8")
+    kept = text[: text.rfind("\n") + 1]
+    if kept != text:  # a line cut short by the end of a run is run again
+        path.write_text(kept, encoding="utf-8")
+    rows = [json.loads(line) for line in kept.splitlines()]
+    return list({row["seed"]: row for row in rows}.values())
 
 
 if __name__ == "__main__":

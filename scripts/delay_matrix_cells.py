@@ -55,10 +55,10 @@ class Scene:
 # At the first hardness of each the stale expert keeps 40 to 80% of its success at d = 8, at the
 # second one more; who waits loses nothing on a table that stands still.
 SCENES = (
-    Scene("whack", "whack", ("up_min=1.5", "up_max=1.9", "speed_min=0.04", "speed_max=0.07")),
-    Scene("whack easy", "whack", ("up_min=1.5", "up_max=1.9", "speed_min=0.02", "speed_max=0.04")),
-    Scene("intercept", "intercept", ("kick_from=0.38", "kick_to=0.44")),
-    Scene("intercept easy", "intercept", ("kick_from=0.41", "kick_to=0.47")),
+    Scene("whack", "whack", ("up_min=1.5", "up_max=1.9")),
+    Scene("whack easy", "whack", ("up_min=1.5", "up_max=1.9", "speed_min=0.04", "speed_max=0.07")),
+    Scene("intercept", "intercept", ("kick_from=0.35", "kick_to=0.41")),
+    Scene("intercept easy", "intercept", ("kick_from=0.38", "kick_to=0.44")),
     Scene("conveyor", "conveyor", ("speed_min=0.16", "speed_max=0.2", "change_probability=1")),
     Scene(
         "conveyor easy", "conveyor", ("speed_min=0.05", "speed_max=0.16", "change_probability=1")

@@ -20,8 +20,8 @@ SIGNIFICANT = 0.05
 class Report:
     """What came of the cells.
 
-    In the tables, ``*`` marks a success of ours that is above another strategy's by the paired
-    sign test at p < .05, and the best of a column is in bold.
+    In the tables, ``<`` marks a success that is below ours by the paired sign test at p < .05, and
+    ``>`` one that is above it.
     """
 
     def __init__(self, rows: Rows) -> None:

@@ -69,9 +69,9 @@ class Recipe:
 
 # An episode of intercept is short; pick_place has two cameras and three times the phases.
 RECIPES = {
-    "whack": Recipe(480, 3, 120, 1500, 2800, 1500),
+    "whack": Recipe(480, 3, 120, 1500, 2800, 1200),
     "intercept": Recipe(1600, 3, 400, 1200, 2800, 1500),
-    "pick_place": Recipe(800, 3, 160, 1500, 3300, 1500),
+    "pick_place": Recipe(800, 3, 160, 1500, 3300, 1000),
     # Belts of every speed at which it will be measured, all of which change it.
     "conveyor": Recipe(
         *(1200, 3, 400, 1200, 2800, 1500),

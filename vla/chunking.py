@@ -32,12 +32,15 @@ class Condition:
         start: Steps from the observation to the chunk's first index.
         state: State there, which relative actions are relative to. Shape (S,), robot's units.
         prefix: Normalised actions of the first indices, clean. Shape (1, p, A), or None.
+        left_out: Free indices behind the prefix that are left out, so that the others come as
+            many steps earlier.
         guide: What the chunk is drawn towards, or None.
     """
 
     start: int
     state: Float
     prefix: Tensor | None = None
+    left_out: int = 0
     guide: Guide | None = None
 
     @property
@@ -91,10 +94,8 @@ class ChunkMemory:
             return observation
         rows: list[Float] = []
         for i in range(observation.delay):
-            row = self._actions.get(observation.step + i)
-            if row is None:
-                row = observation.committed[i] if i < known else (rows or [hold])[-1]
-            rows.append(row)
+            robots = observation.committed[i] if i < known else rows[-1] if rows else hold
+            rows.append(self._actions.get(observation.step + i, robots))
         if not rows or (known == len(rows) and np.array_equal(rows, observation.committed)):
             return observation
         committed, forecast = np.stack(rows), observation.forecast
@@ -156,7 +157,7 @@ def make_condition(
         prefix = _normalised(observation.committed[start:], state, scales)
     if strategy.guided:
         guide = _guide(strategy, observation, scales)
-    return Condition(start, state, prefix, guide)
+    return Condition(start, state, prefix, strategy.left_out(observation.delay), guide)
 
 
 def _guide(strategy: Strategy, observation: Observation, scales: Normaliser) -> Guide | None:

@@ -91,8 +91,8 @@ class Engine:
         self._seed, self._executed = seed, executed
         self._name = schedule
         self._steps = meta.expert_steps if expert_steps is None else expert_steps
-        self._samplers: dict[int, Sampler] = {}
-        self._sampler(0)  # now, so that a bad value is told at the start
+        self._samplers: dict[tuple[int, int], Sampler] = {}
+        self._sampler(0, 0)  # now, so that a bad value is told at the start
 
     @property
     def schedule(self) -> Schedule:
@@ -102,12 +102,19 @@ class Engine:
     def _schedule(self, delay: int) -> Schedule:
         return make_schedule(self._name, self._model.horizon, delay, self._steps)
 
-    def _sampler(self, delay: int) -> Sampler:
-        """Walks the schedule behind so many committed actions; made once."""
-        if delay not in self._samplers:
+    def _sampler(self, delay: int, left_out: int) -> Sampler:
+        """Walks the schedule behind so many committed actions; made once.
+
+        Args:
+            delay: Committed actions.
+            left_out: Free actions behind them that are not executed.
+        """
+        key = (delay, left_out)
+        if key not in self._samplers:
+            executed = None if self._executed is None else self._executed + left_out
             schedule = self._schedule(delay)
-            self._samplers[delay] = Sampler(self._model, schedule, self._executed, self.device)
-        return self._samplers[delay]
+            self._samplers[key] = Sampler(self._model, schedule, executed, self.device)
+        return self._samplers[key]
 
     def inputs(self, observation: Observation, prompt: str, condition: Condition) -> PolicyInput:
         """A batch of one for the model."""
@@ -140,7 +147,7 @@ class Engine:
         began = time.perf_counter_ns()
         scales, most = self.checkpoint.normaliser, self.checkpoint.meta.max_delay
         condition = make_condition(strategy, observation, scales, most, memory)
-        sampler = self._sampler(condition.prefix_length)
+        sampler = self._sampler(condition.prefix_length, condition.left_out)
         inputs = self.inputs(observation, prompt, condition).to(self.device)
         prefix, guide = condition.prefix, condition.guide
         if prefix is not None:
@@ -157,12 +164,17 @@ class Engine:
             if self.device.type == "cuda":
                 torch.cuda.synchronize(self.device)  # so that its time is its own
         encoded = time.perf_counter_ns()
+        # What is left out makes all that follows come as many steps earlier.
+        first = condition.prefix_length + condition.left_out
         for ripe in sampler.run(context, noise, prefix, guide):
+            used = ripe.indices >= first
+            if not used.any():
+                continue
             values = ripe.values[0].cpu().numpy()
-            actions = scales.actions(values, state, ripe.indices)
+            actions = scales.actions(values, state, ripe.indices)[used]
             if not np.isfinite(actions).all():
                 raise OnsetError(ErrorCode.INTERNAL, "actions", "non-finite", "finite actions")
-            steps = start_step + ripe.indices
+            steps = start_step + ripe.indices[used] - condition.left_out
             if memory is not None:
                 memory.note(observation.id, steps, actions)
             yield Finished(

@@ -92,6 +92,7 @@ def test_description_and_every_kind_and_encoding():
     capture_ns=st.integers(-(2**60), 2**60),
     state=st.lists(floats, min_size=3, max_size=3),
     forecast=st.none() | st.lists(floats, min_size=3, max_size=3),
+    set_point=st.none() | st.lists(floats, min_size=2, max_size=2),
     rows=st.integers(0, 5),
     planned=arrays(np.float32, st.tuples(st.integers(0, 40), st.just(2)), elements=floats),
     more_delay=st.integers(0, 5),
@@ -99,7 +100,7 @@ def test_description_and_every_kind_and_encoding():
     prompt=st.none() | st.text(min_size=1, max_size=30),
 )
 def test_observations_come_back_bit_for_bit(
-    id, step, capture_ns, state, forecast, rows, planned, more_delay, deadline_ns, prompt
+    id, step, capture_ns, state, forecast, set_point, rows, planned, more_delay, deadline_ns, prompt
 ):
     given_one = observation(
         id=id,
@@ -107,6 +108,7 @@ def test_observations_come_back_bit_for_bit(
         capture_ns=capture_ns,
         state=np.array(state, np.float32),
         forecast=None if forecast is None else np.array(forecast, np.float32),
+        set_point=None if set_point is None else np.array(set_point, np.float32),
         committed=np.arange(rows * 2, dtype=np.float32).reshape(rows, 2),
         planned=planned,
         delay=rows + more_delay,
@@ -168,6 +170,12 @@ def refused(call, *arguments) -> OnsetError:
             "observation.forecast[pan.pos]",
         ),
         ({"forecast": np.zeros(4, np.float32)}, ErrorCode.BAD_SHAPE, "observation.forecast"),
+        (
+            {"set_point": np.array([0, np.nan], np.float32)},
+            ErrorCode.NON_FINITE,
+            "observation.set_point[grip.pos]",
+        ),
+        ({"set_point": np.zeros(3, np.float32)}, ErrorCode.BAD_SHAPE, "observation.set_point"),
         ({"committed": np.zeros((2, 3), np.float32)}, ErrorCode.BAD_SHAPE, "observation.committed"),
         ({"committed": np.zeros((4, 2), np.float32)}, ErrorCode.BAD_SHAPE, "observation.committed"),
         ({"planned": np.zeros((2, 3), np.float32)}, ErrorCode.BAD_SHAPE, "observation.planned"),

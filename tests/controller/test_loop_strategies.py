@@ -327,20 +327,95 @@ def test_the_last_command_is_the_forecast_of_its_own_strategy():
     np.testing.assert_array_equal(last.forecast[:2], last.committed[-1])
 
 
+# ---- several replies under way
+
+
 @pytest.mark.parametrize("strategy", ["prefix", *GUIDED, *LATE])
 @pytest.mark.parametrize("latency", [0, 3, 5])
-def test_no_observation_comes_before_the_chunk_that_is_counted_on(strategy, latency):
-    """Also where K is shorter: else each would freeze out the chunk of the one before."""
-    changes = {"execute_steps": 2, "delay_steps": 5}
-    rig = rig_of(strategy, horizon=12, changes=changes, latency_ns=latency * STEP)
+@pytest.mark.parametrize(("execute_steps", "delay"), [(2, 5), (1, 5), (4, 5), (5, 5)])
+def test_each_of_several_replies_takes_over_where_it_begins(
+    strategy, latency, execute_steps, delay
+):
+    """An observation is due every K, also where d is longer: none freezes out the one before."""
+    changes = {"execute_steps": execute_steps, "delay_steps": delay}
+    rig = rig_of(strategy, horizon=16, changes=changes, latency_ns=latency * STEP)
+    results = rig.run(40)
+    assert [o.step for o in rig.link.sent] == list(range(0, 40, execute_steps))
+    owners = {r.step: r.observation_id for r in results}
+    # At first there is nothing for onset to continue.
+    for observation in [o for o in rig.link.sent if o.step >= delay]:
+        begins = observation.step + delay
+        for step in range(begins, min(begins + execute_steps, 40)):
+            assert owners[step] == observation.id
+
+
+@pytest.mark.parametrize("strategy", ["prefix", *GUIDED, *LATE])
+@pytest.mark.parametrize(("execute_steps", "delay"), [(2, 5), (4, 8), (3, 2)])
+def test_what_is_frozen_is_executed_and_what_a_reply_takes_over_is_still_told(
+    strategy, execute_steps, delay
+):
+    changes = {"execute_steps": execute_steps, "delay_steps": delay}
+    rig = rig_of(strategy, horizon=16, changes=changes, latency_ns=delay * STEP)
     results = rig.run(40)
     points = np.array([r.set_point for r in results])
-    assert [o.step for o in rig.link.sent] == list(range(0, 40, 5))
-    for observation in rig.link.sent[2:-1]:
+    told = 0
+    for observation in [o for o in rig.link.sent if o.id and o.step + delay < 40]:
         k = observation.step
-        assert len(observation.committed) == 5
-        np.testing.assert_array_equal(observation.committed, points[k : k + 5])
-        assert {r.observation_id for r in results[k + 5 : k + 10]} == {observation.id}
+        under_way = [o for o in rig.link.sent if o.step < k < o.step + delay]
+        first = min([delay, *(o.step + delay - k for o in under_way)])
+        frozen = observation.committed[:first]
+        np.testing.assert_array_equal(frozen, points[k : k + len(frozen)])
+        # The rest is what stands, which the reply under way is going to replace.
+        rest = observation.committed[first:]
+        if len(rest) and k + first >= delay:
+            told += 1
+            assert (rest != points[k + first : k + len(observation.committed)]).any(axis=1).all()
+    assert bool(told) == (delay > execute_steps)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    strategy=st.sampled_from(["prefix", *GUIDED, *LATE]),
+    latencies=st.lists(st.integers(0, 9), min_size=15, max_size=15),
+    lost=st.sets(st.integers(0, 14), max_size=3),
+    delay=st.integers(0, 6),
+    execute_steps=st.integers(1, 5),
+)
+def test_a_step_that_is_frozen_is_never_changed(strategy, latencies, lost, delay, execute_steps):
+    changes = {"execute_steps": execute_steps, "delay_steps": delay}
+    rig = rig_of(strategy, horizon=16, changes=changes, lost=lost)
+    submit, freeze = rig.link.submit, rig.loop.timeline.commit
+    frozen: dict[int, list[float]] = {}
+
+    def submit_with_latency(observation: Observation) -> None:
+        rig.link.latency_ns = latencies[observation.id % 15] * STEP
+        submit(observation)
+
+    def commit(step: int, delay: int) -> Float:
+        actions = freeze(step, delay)
+        for i, action in enumerate(actions.tolist()):
+            assert frozen.setdefault(step + i, action) == action
+        return actions
+
+    rig.link.submit, rig.loop.timeline.commit = submit_with_latency, commit
+    for result in rig.run(50):
+        if result.step in frozen:
+            assert result.set_point.tolist() == frozen[result.step]
+
+
+def test_an_observation_says_the_command_that_stands():
+    rig = rig_of("forecast", changes={"delay_steps": 2}, latency_ns=2 * STEP)
+    points = np.array([[0.0, 0.0], *(r.set_point for r in rig.run(20))])
+    for observation in rig.link.sent:
+        np.testing.assert_array_equal(observation.set_point, points[observation.step])
+
+
+def test_no_error_is_told_of_a_forecast_that_a_reply_under_way_overtakes():
+    """The robot does not know what that reply says; the server does, and forecasts again."""
+    changes = {"delay_steps": 5, "execute_steps": 2}
+    rig = rig_of("forecast", horizon=16, changes=changes, latency_ns=5 * STEP)
+    told = [r.step for r in rig.run(30) if r.forecast_error is not None]
+    assert told == [5]  # of the first observation, before which there was none
 
 
 # ---- what the observation says of the old chunk

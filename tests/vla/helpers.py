@@ -32,7 +32,7 @@ from controller.types import (
 )
 from onset.v1 import policy_pb2 as pb
 from vla.checkpoint import Checkpoint, PolicyMeta, load_checkpoint, save_checkpoint
-from vla.chunking import Condition
+from vla.chunking import ChunkMemory, Condition
 from vla.engine import Engine
 from vla.models.small import SmallVLA, SmallVLAConfig
 from vla.policy import PolicyInput
@@ -191,13 +191,19 @@ class Gate:
         self.begun: list[int] = []
         self.permits = threading.Semaphore(0)
 
-    def stream(self, observation: Observation, prompt: str, strategy: Strategy) -> Iterator:
+    def stream(
+        self,
+        observation: Observation,
+        prompt: str,
+        strategy: Strategy,
+        memory: ChunkMemory | None = None,
+    ) -> Iterator:
         if self.warm:
             self.begun.append(observation.id)
             if not self.permits.acquire(timeout=20):
                 pytest.fail("the gate was never opened")
         self.warm = True
-        yield from self.engine.stream(observation, prompt, strategy)
+        yield from self.engine.stream(observation, prompt, strategy, memory)
 
 
 def link_to(server, robot: RobotSpec = ROBOT, **changes) -> GrpcLink:

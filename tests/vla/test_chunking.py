@@ -187,7 +187,14 @@ def test_onset_begins_behind_the_last_committed_action_and_continues_it(delayed,
     engine, asked = Engine(delayed, schedule=schedule), seen()
     start, steps, actions = whole(engine, asked, "onset")
     assert start == asked.step + D - 1
-    np.testing.assert_array_equal(steps, start + np.arange(1, HORIZON))  # none that is committed
+    left_out = STRATEGIES["onset"].left_out(D)
+    count = HORIZON - 1 - left_out  # none that is committed
+    np.testing.assert_array_equal(steps, start + 1 + np.arange(count))
+    # What is left out makes the others come as many steps earlier.
+    slow = replace(STRATEGIES["onset"], catch_up=0)
+    every = np.concatenate([p.actions for p in engine.stream(asked, PROMPTS[0], slow)])
+    order = np.concatenate([p.steps for p in engine.stream(asked, PROMPTS[0], slow)])
+    np.testing.assert_array_equal(actions, every[np.argsort(order)][left_out:])
 
     def moved(row: int):
         committed = asked.committed.copy()

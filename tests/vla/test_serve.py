@@ -102,7 +102,7 @@ class Stepwise:
         self.steps: list[int] = []
         self.permits = threading.Semaphore(0)
 
-    def stream(self, asked, prompt, strategy):
+    def stream(self, asked, prompt, strategy, memory=None):
         began_ns = time.perf_counter_ns()
         for step in range(1, self.table.steps + 1):
             if self.warm:
@@ -335,13 +335,13 @@ def test_a_fault_of_the_model_is_an_error_for_that_observation_only(tiny):
         def __init__(self):
             self.engine, self.calls = Engine(tiny), 0
 
-        def stream(self, asked, prompt, strategy):
+        def stream(self, asked, prompt, strategy, memory=None):
             self.calls += 1
             if self.calls == 2:
                 raise RuntimeError("expected scalar type Half")
             if self.calls == 3:
                 raise OnsetError(ErrorCode.INTERNAL, "actions", "non-finite", "finite", fatal=True)
-            yield from self.engine.stream(asked, prompt, strategy)
+            yield from self.engine.stream(asked, prompt, strategy, memory)
 
     with LocalServer(tiny, Faulty) as server, Wire(server.address) as wire:
         wire.open()
@@ -357,7 +357,7 @@ def test_a_fault_of_the_model_is_an_error_for_that_observation_only(tiny):
 
 def test_a_policy_that_does_not_run_never_opens_a_port(tiny):
     class Broken:
-        def stream(self, asked, prompt, strategy):
+        def stream(self, asked, prompt, strategy, memory=None):
             raise RuntimeError("no kernel image")
             yield
 

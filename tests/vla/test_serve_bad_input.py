@@ -196,6 +196,8 @@ OBSERVATIONS = {
     "nan state": (set_state([0.5, np.nan, 0.5]), "NON_FINITE", "state[grip.pos]"),
     "infinite state": (set_state([np.inf, 0.5, 0.5]), "NON_FINITE", "state[pan.pos]"),
     "nan forecast": (lambda o: o.forecast.extend([0, 0, np.nan]), "NON_FINITE", "forecast"),
+    "nan set-point": (lambda o: o.set_point.extend([0, np.nan]), "NON_FINITE", "set_point"),
+    "short set-point": (lambda o: o.set_point.append(1.0), "BAD_SHAPE", "set_point"),
     "ragged committed": (lambda o: o.committed.append(1.0), "BAD_SHAPE", "committed"),
     "more committed than delay": (
         lambda o: o.committed.extend([1.0, 1.0]),

@@ -30,10 +30,10 @@ def test_torch_has_the_threads_asked_for_on_the_models_thread(tiny):
     seen: Future[tuple[str, int]] = Future()
 
     class Curious:
-        def stream(self, asked, prompt, strategy):
+        def stream(self, asked, prompt, strategy, memory=None):
             if not seen.done():
                 seen.set_result((threading.current_thread().name, torch.get_num_threads()))
-            yield from Engine(tiny).stream(asked, prompt, strategy)
+            yield from Engine(tiny).stream(asked, prompt, strategy, memory)
 
     runner, ready, _, ended = running(Curious, tiny.meta.robot, threads=2)
     ready.result(timeout=10)
@@ -51,11 +51,11 @@ def test_it_stops_after_the_request_that_it_is_at(tiny):
         def __init__(self):
             self.engine = Engine(tiny)
 
-        def stream(self, asked, prompt, strategy):
+        def stream(self, asked, prompt, strategy, memory=None):
             if asked.id:
                 begun.set()
                 go.wait(10)
-            yield from self.engine.stream(asked, prompt, strategy)
+            yield from self.engine.stream(asked, prompt, strategy, memory)
 
     runner, ready, replies, ended = running(Slow, tiny.meta.robot)
     ready.result(timeout=10)
@@ -99,10 +99,10 @@ def test_a_bug_that_ends_the_thread_ends_the_server_and_not_in_silence(tiny, mon
         def __init__(self):
             self.engine = Engine(tiny)
 
-        def stream(self, asked, prompt, strategy):
+        def stream(self, asked, prompt, strategy, memory=None):
             if asked.id == 9:
                 raise LookupError("a bug")
-            yield from self.engine.stream(asked, prompt, strategy)
+            yield from self.engine.stream(asked, prompt, strategy, memory)
 
     with LocalServer(tiny, Buggy) as server, Wire(server.address) as wire:
         wire.open()

@@ -5,6 +5,7 @@ import pytest
 
 from controller.errors import ErrorCode, OnsetError
 from controller.messages import Open, Reset
+from controller.strategy import STRATEGIES
 from tests.vla.helpers import HORIZON, MS, PROMPTS, ROBOT, observation, tiny_checkpoint
 from vla.serve.config import ServeConfig, describe
 from vla.serve.scheduler import Request, Scheduler
@@ -110,6 +111,22 @@ def test_after_a_reset_steps_start_again_and_ids_go_on(session, description):
     session.check(observation(42, step=0), description)
     with pytest.raises(OnsetError, match="step_order"):
         session.check(observation(41, step=0), description)
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_only_what_counts_on_a_delay_is_remembered_and_each_episode_begins_with_nothing(name):
+    session = Session.opened(Open("arm-1", ROBOT, PROMPTS[0], "e0", name))
+    before = session.memory
+    # Nothing else ever asks for what was sent: it would pile up.
+    assert (before is not None) == STRATEGIES[name].delayed
+    if before is None:
+        return
+    before.note(0, np.arange(4), np.ones((4, 2), np.float32))
+    asked = observation(1, step=0, delay=2, set_point=np.zeros(2, np.float32))
+    np.testing.assert_array_equal(before.amend(asked, 0).committed, np.ones((2, 2)))
+    session.reset(Reset("e1", PROMPTS[1]))
+    assert session.memory is not None
+    assert session.memory.amend(asked, 0) is asked
 
 
 def test_a_delay_past_the_chunk_is_refused(session, description):

@@ -104,8 +104,13 @@ class Session:
         return True
 
 
-def make_memory(strategy: Strategy, robot: RobotSpec) -> ChunkMemory:
-    """An empty memory; it forecasts where there is a servo model of the robot."""
+def make_memory(strategy: Strategy, robot: RobotSpec) -> ChunkMemory | None:
+    """An empty memory; it forecasts where there is a servo model of the robot.
+
+    None for a strategy that counts on no delay: it never asks for what was sent.
+    """
+    if not strategy.delayed:
+        return None
     known = strategy.forecaster != "servo" or robot.name in servo_names()
     named = strategy.forecaster and known
     return ChunkMemory(make_forecaster(strategy.forecaster, robot) if named else None)
