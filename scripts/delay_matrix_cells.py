@@ -224,7 +224,8 @@ def make_way(cell: Cell, strategy: Strategy, times_ns: tuple[float, float], peri
     while True:
         if cell.schedule == "has":
             executed = execute_steps + RESERVE
-        if compute.busy_ns(schedule.steps_for(executed)) <= execute_steps * period_ns:
+        ran = None if executed is None else executed + strategy.catch_up
+        if compute.busy_ns(schedule.steps_for(ran)) <= execute_steps * period_ns:
             break
         execute_steps += 1
     # What comes within the first quarter of its step amends it, and is as good as in time.

@@ -89,13 +89,15 @@ class ChunkMemory:
             start: Where its chunk begins, for which the forecast holds [steps].
         """
         self._actions = {at: a for at, a in self._actions.items() if at >= observation.step}
-        known, hold = len(observation.committed), observation.set_point
-        if hold is None or not any(observation.step <= at for at in self._actions):
+        known, row = len(observation.committed), observation.set_point
+        if row is None or not self._actions:
             return observation
-        rows: list[Float] = []
+        hold, rows = row, []
         for i in range(observation.delay):
-            robots = observation.committed[i] if i < known else rows[-1] if rows else hold
-            rows.append(self._actions.get(observation.step + i, robots))
+            row = self._actions.get(observation.step + i)
+            if row is None:
+                row = observation.committed[i] if i < known else rows[-1] if rows else hold
+            rows.append(row)
         if not rows or (known == len(rows) and np.array_equal(rows, observation.committed)):
             return observation
         committed, forecast = np.stack(rows), observation.forecast
