@@ -89,20 +89,20 @@ class ChunkMemory:
             start: Where its chunk begins, for which the forecast holds [steps].
         """
         self._actions = {at: a for at, a in self._actions.items() if at >= observation.step}
-        known, row = len(observation.committed), observation.set_point
-        if row is None or not self._actions:
+        known, set_point = len(observation.committed), observation.set_point
+        if set_point is None or not self._actions:
             return observation
-        hold, rows = row, []
+        rows, row = [], set_point
         for i in range(observation.delay):
-            row = self._actions.get(observation.step + i)
-            if row is None:
-                row = observation.committed[i] if i < known else rows[-1] if rows else hold
+            # Past the end of what the robot counts on it holds.
+            row = observation.committed[i] if i < known else row
+            row = self._actions.get(observation.step + i, row)
             rows.append(row)
         if not rows or (known == len(rows) and np.array_equal(rows, observation.committed)):
             return observation
         committed, forecast = np.stack(rows), observation.forecast
         if start and self._forecaster is not None:
-            now = (observation.state, hold)
+            now = (observation.state, set_point)
             forecast = self._forecaster.forecast(*now, committed[:start])
         behind = observation.step + observation.delay
         planned = [self._actions.get(behind + i, a) for i, a in enumerate(observation.planned)]

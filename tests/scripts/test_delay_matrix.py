@@ -140,7 +140,7 @@ def test_ours_stops_behind_what_is_executed(scale):
     table = make_schedule("has", HORIZON, STRATEGIES[OURS].prefix, 10)
 
     def fits(execute_steps: int) -> bool:
-        steps = table.steps_for(execute_steps + RESERVE)
+        steps = table.steps_for(execute_steps + RESERVE + STRATEGIES[OURS].catch_up)
         return scale * (20 + steps * 10) <= execute_steps * 40
 
     found = next(k for k in range(4, 99) if fits(k))
