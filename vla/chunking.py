@@ -92,15 +92,16 @@ class ChunkMemory:
         known, set_point = len(observation.committed), observation.set_point
         if set_point is None or not self._actions:
             return observation
-        rows, row = [], set_point
+        rows: list[Float] = []
+        row: Float = set_point
         for i in range(observation.delay):
-            # Past the end of what the robot counts on it holds.
-            row = observation.committed[i] if i < known else row
+            if i < known:  # past the end of what the robot counts on it holds
+                row = observation.committed[i]
             row = self._actions.get(observation.step + i, row)
             rows.append(row)
         if not rows or (known == len(rows) and np.array_equal(rows, observation.committed)):
             return observation
-        committed, forecast = np.stack(rows), observation.forecast
+        committed, forecast = np.array(rows, dtype=np.float32), observation.forecast
         if start and self._forecaster is not None:
             now = (observation.state, set_point)
             forecast = self._forecaster.forecast(*now, committed[:start])
@@ -109,7 +110,7 @@ class ChunkMemory:
         return replace(
             observation,
             committed=committed,
-            planned=np.stack(planned) if planned else observation.planned,
+            planned=np.array(planned, np.float32).reshape(observation.planned.shape),
             forecast=forecast,
         )
 
