@@ -98,7 +98,7 @@ def plot_panels(path: Path, title: str, panels: Sequence[Panel]) -> None:
             ax.errorbar(
                 x + shift,
                 y,
-                yerr=[y - low, high - y],
+                yerr=np.maximum(0, [y - low, high - y]),  # rounding
                 fmt="o-",
                 color=f"C{i}",
                 lw=1.6,

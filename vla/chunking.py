@@ -110,7 +110,7 @@ class ChunkMemory:
         return replace(
             observation,
             committed=committed,
-            planned=np.array(planned, np.float32).reshape(observation.planned.shape),
+            planned=np.array(planned, np.float32) if planned else observation.planned,
             forecast=forecast,
         )
 
