@@ -5,7 +5,7 @@ SHELL := /bin/bash
 
 PYTHON := .venv/bin/python
 READY := .venv/.ready
-TASKS := whack intercept pick_place
+TASKS := whack intercept pick_place conveyor
 
 # Render without a display where there is none; let idle OpenMP threads sleep.
 ifeq ($(shell uname -s)$(DISPLAY),Linux)
