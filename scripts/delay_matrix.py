@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import tyro
@@ -26,6 +26,7 @@ from vla.checkpoint import WEIGHTS
 CONSOLE = Console()
 DELAYS = (0, 1, 2, 4, 6, 8, 12)
 QUICK_STRATEGIES = (STALE, "sync", "naive", "prefix", "forecast", OURS)
+QUICK_EPISODES, QUICK_REACTIONS = 12, 4
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,9 @@ class Args:
 
 def main(args: Args) -> None:
     commit = code_commit()
+    if args.quick:
+        few = min(args.episodes, QUICK_EPISODES), min(args.reactions, QUICK_REACTIONS)
+        args = replace(args, episodes=few[0], reactions=few[1])
     cells = make_cells(args)
     times_ns = recorded_times(args.times)
     folder = args.out / commit
