@@ -15,7 +15,7 @@ from scripts.evaluate import Args, Job, plan, run_job
 from vla.checkpoint import WEIGHTS
 from vla.schedule import SCHEDULES
 
-TASKS = ("whack", "intercept", "pick_place")
+TASKS = ("whack", "intercept", "pick_place", "conveyor")
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 MEGABYTE = 1_000_000
 
