@@ -121,8 +121,8 @@ class Observer:
         # The server knows them, and counts on them in place of the ones sent.
         timeline.commit(step, min(delay, self._undisturbed(step)))
         committed = timeline.planned(step, delay).reshape(-1, width)
-        # One more chunk's worth: drawn towards more of the old chunk, by RTC's weights, a chunk that
-        # is replaced every few steps would never leave it.
+        # One more chunk's worth: drawn towards more of the old chunk, by RTC's weights, a chunk
+        # that is replaced every few steps would never leave it.
         ahead = self._config.execute_steps if self._way.guided else 0
         return committed, timeline.planned(step + len(committed), ahead).reshape(-1, width)
 
