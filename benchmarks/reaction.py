@@ -141,7 +141,7 @@ def main(args: Args) -> None:
         for strategy, schedule in RUNS.items():
             bar = progress.add_task(f"{strategy} ({schedule})", total=args.episodes)
             log = args.out / f"{strategy}.log"
-            with LocalServer("whack", log, "--schedule", schedule) as server:
+            with LocalServer("whack_delay", log, "--schedule", schedule) as server:
                 measured[strategy] = run(
                     args, server.address, strategy, lambda b=bar: progress.advance(b)
                 )

@@ -45,8 +45,8 @@ class Args:
         reactions: Seeds of which event-to-motion is measured too.
         execute_steps: K, steps between observations, the same at every delay.
         times: Where the times of prefix and expert step are recorded.
-        policies: Folder with a policy for each task, as TASK.safetensors; the bundled ones by
-            default.
+        policies: Folder with a policy for each task, as TASK_delay.safetensors or, where there is
+            none, TASK.safetensors; the bundled ones by default.
         workers: Processes.
         out: Folder of the rows; a run goes on from what it holds. The code's commit and the
             policies are part of every row's key.

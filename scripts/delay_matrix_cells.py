@@ -114,7 +114,7 @@ class Job:
         cell: The cell.
         scene: Its scene.
         seed: Of the episode.
-        policies: Folder of a .safetensors file a task.
+        policies: Folder with TASK_delay.safetensors or TASK.safetensors.
         times_ns: Recorded times of prefix and expert step [ns].
         reaction: Whether event-to-motion is measured as well.
     """
@@ -150,7 +150,7 @@ def run_job(job: Job) -> dict:
     strategy = STRATEGIES[cell.strategy]
     way = make_way(cell, strategy, job.times_ns, robot.spec.period_ns)
     config, latency = way.config, way.latency
-    engine = _engine(job.policies / f"{scene.task}.safetensors", cell, way.executed)
+    engine = _engine(policy_path(job.policies, scene.task), cell, way.executed)
 
     forecaster: Forecaster | None = None
     if cell.strategy == "oracle":
@@ -238,6 +238,12 @@ def make_way(cell: Cell, strategy: Strategy, times_ns: tuple[float, float], peri
         keep_velocity=True,
     )
     return Way(config, compute, executed)
+
+
+def policy_path(folder: Path, task: str) -> Path:
+    """The task's policy that is tuned for delay, where there is one of its own."""
+    tuned = folder / f"{task}_delay.safetensors"
+    return tuned if tuned.is_file() else folder / f"{task}.safetensors"
 
 
 def _engine(policy: Path, cell: Cell, executed: int | None) -> Engine:
