@@ -70,10 +70,10 @@ def test_no_step_is_starved_once_the_first_answer_is_there(robot, ready_at, scal
     def stream(observation: Observation) -> list[Whole]:
         """The expert's chunk, cut as the table says and stopped after what is executed."""
         chunk, ready = plan(observation)[: cadence.executed], ready_at[: cadence.executed]
+        step = observation.step
         parts = [(steps, np.flatnonzero(ready == steps)) for steps in np.unique(ready)]
         return [
-            Whole(observation.step + i, chunk[i], int(steps), steps == ready.max())
-            for steps, i in parts
+            Whole(step, step + i, chunk[i], int(steps), steps == ready.max()) for steps, i in parts
         ]
 
     config = loop_config(cadence.execute_steps)
