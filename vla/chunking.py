@@ -45,7 +45,7 @@ class Condition:
 
     @property
     def prefix_length(self) -> int:
-        """P."""
+        """Actions of the prefix [count]."""
         return 0 if self.prefix is None else self.prefix.shape[1]
 
 

@@ -6,17 +6,7 @@ from hypothesis import strategies as st
 from controller.errors import ErrorCode, OnsetError
 from controller.timeline import MergeResult, Timeline
 from controller.types import ActionSlice
-
-
-def piece(observation_id: int, steps: list[int]) -> ActionSlice:
-    """A slice whose actions say which observation and step they belong to."""
-    return ActionSlice(
-        observation_id=observation_id,
-        start_step=steps[0],
-        steps=np.array(steps, dtype=np.int64),
-        actions=np.array([[observation_id, step] for step in steps], np.float32),
-        final=True,
-    )
+from tests.controller.timeline_fakes import piece
 
 
 def standing(timeline: Timeline, until: int) -> list[tuple[float, ...] | None]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import Counter
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -23,20 +22,10 @@ from hypothesis.stateful import (
 from controller.errors import OnsetError
 from controller.timeline import MergeResult, Timeline
 from controller.types import ActionSlice
+from tests.controller.timeline_fakes import piece
 
 HORIZON_LIMIT = 12
 Value = tuple[float, float]
-
-
-def piece(observation_id: int, steps: list[int]) -> ActionSlice:
-    """A slice whose actions say which observation and step they belong to."""
-    return ActionSlice(
-        observation_id=observation_id,
-        start_step=steps[0],
-        steps=np.array(steps, dtype=np.int64),
-        actions=np.array([[observation_id, step] for step in steps], np.float32),
-        final=True,
-    )
 
 
 def value(action) -> Value | None:
