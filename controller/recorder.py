@@ -1,0 +1,300 @@
+"""Writes recordings, in a process of its own.
+
+    executor --> ring "records" --+
+                                  |-- drained every 40 ms --> one chunk of an MCAP file --> flush
+    anybody  --> ring "events"  --+
+
+Nobody waits for the recorder: a ring that it does not drain in time is written over, and the file
+says how many records that cost. Each drain ends with the file handed to the operating system, so
+that the death of any process costs at most the time since the last drain. A power cut may cost
+more: nothing is forced onto the disk.
+
+The process is started with the run's description on its standard input, and says on its standard
+output which file it writes::
+
+    python -m controller.recorder --segment onset-1 --output recordings < meta.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, Protocol
+
+import numpy as np
+from mcap.writer import Writer
+from numpy.typing import NDArray
+
+from controller import recorder_format as form
+from controller.errors import ErrorCode, OnsetError
+from controller.record import Level, RecordMeta
+from controller.recorder_read import Event, Recording, read_recording
+
+__all__ = [
+    "DRAIN_S",
+    "Event",
+    "Recorder",
+    "Recording",
+    "RecordingWriter",
+    "Ring",
+    "new_path",
+    "read_recording",
+    "record_process",
+    "start_recorder",
+]
+
+DRAIN_S = 0.04  # between drains [s]
+ORPHAN_S = 10.0  # without a record, and without the process that started it [s]
+
+
+class Ring(Protocol):
+    """What the recorder needs of a ring in shared memory."""
+
+    def read_all(self) -> tuple[NDArray[np.void], int]:
+        """Returns what came since the last call, shape (n,), and how many were lost before it."""
+        ...
+
+
+class RecordingWriter:
+    """One recording: appended to, and handed to the operating system at each ``flush``.
+
+    Attributes:
+        path: The file.
+        count: Records written [count].
+    """
+
+    def __init__(self, path: Path, meta: RecordMeta) -> None:
+        """Makes the file, with its description in it.
+
+        Raises:
+            FileExistsError: There is such a file: a recording is never written over.
+        """
+        self.path, self.count = path, 0
+        self._dtype = meta.dtype
+        self._file: BinaryIO = path.open("xb")
+        # Chunks end where ``flush`` says.
+        self._writer = Writer(self._file, chunk_size=2**40)
+        self._writer.start(library=f"onset {meta.version}".strip())
+        self._writer.add_metadata("onset", form.metadata_of(meta))
+        now = meta.started_ns
+        describes = self._channel(form.META_TOPIC, "onset.Meta", form.meta_schema(meta))
+        self._ticks = self._channel(form.TICK_TOPIC, "onset.Tick", form.tick_schema(meta))
+        self._events = self._channel(form.EVENT_TOPIC, "foxglove.Log", form.event_schema())
+        self._put(describes, now, form.encode_meta(meta))
+        self.flush()
+
+    def _channel(self, topic: str, name: str, schema: dict) -> int:
+        known = self._writer.register_schema(name, "jsonschema", form.schema_bytes(schema))
+        return self._writer.register_channel(topic, "json", known)
+
+    def _put(self, channel: int, time_ns: int, message: bytes, sequence: int = 0) -> None:
+        at = max(0, time_ns)
+        self._writer.add_message(channel, at, message, at, sequence)
+
+    def append(self, records: NDArray[np.void]) -> None:
+        """Appends records of the run's type, in order. Shape (n,).
+
+        Raises:
+            OnsetError: BAD_SHAPE when they are of another type.
+        """
+        if records.dtype != self._dtype:
+            raise OnsetError(ErrorCode.BAD_SHAPE, "records", records.dtype, self._dtype)
+        times, ticks = records["time_ns"].tolist(), records["tick"].tolist()
+        for time_ns, tick, message in zip(times, ticks, form.encode_records(records), strict=True):
+            self._put(self._ticks, time_ns, message, tick % 2**32)
+        self.count += len(records)
+
+    def event(self, time_ns: int, level: Level, text: str) -> None:
+        """Appends an event at a time on the robot's clock [ns]."""
+        self._put(self._events, time_ns, form.encode_event(time_ns, int(level), text))
+
+    def flush(self) -> None:
+        """Hands everything to the operating system: from here on no process can lose it."""
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Writes the indexes that make a long file quick to open; a second call does nothing."""
+        if not self._file.closed:
+            self._writer.finish()
+            self._file.close()
+
+    def __enter__(self) -> RecordingWriter:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class Recorder:
+    """Drains two rings into a file.
+
+    Attributes:
+        lost: Records and events that were written over before they were read [count].
+    """
+
+    def __init__(self, writer: RecordingWriter, records: Ring, events: Ring) -> None:
+        self._writer, self._records, self._events = writer, records, events
+        self._time_ns = 0
+        self.lost = 0
+
+    def drain(self) -> int:
+        """Writes what has come since the last drain, and flushes; returns how much it was."""
+        # Events first: what a record shows has its reason in the file already.
+        events, lost_events = self._events.read_all()
+        records, lost_records = self._records.read_all()
+        if len(records):
+            self._time_ns = int(records["time_ns"][0])
+        for lost, what in ((lost_records, "records"), (lost_events, "events")):
+            if lost:
+                self.lost += lost
+                said = f"overrun: {lost} {what} were written over before they were read"
+                self._writer.event(self._time_ns, Level.WARNING, said)
+        for time_ns, level, text in events.tolist():
+            known = Level(level) if level in Level else Level.INFO
+            self._writer.event(time_ns, known, text.decode(errors="replace"))
+        if len(records):
+            self._writer.append(records)
+            self._time_ns = int(records["time_ns"][-1])
+        done = len(records) + len(events)
+        if done or lost_records or lost_events:
+            self._writer.flush()
+        return done
+
+    def close(self) -> None:
+        """Writes what is left, and closes the file."""
+        self.drain()
+        self._writer.close()
+
+
+def new_path(folder: Path, robot: str, at: datetime | None = None) -> Path:
+    """Returns a path for a new recording, named by robot and time; makes the folder.
+
+    Args:
+        folder: Where recordings are kept.
+        robot: Robot model; what no file name can hold is replaced.
+        at: Wall time; now by default.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    name = "".join(c if c.isalnum() or c in "-_." else "_" for c in robot) or "robot"
+    stem = f"{name}_{at or datetime.now():%Y%m%d-%H%M%S}"
+    count, path = 1, folder / f"{stem}.mcap"
+    while path.exists():
+        count += 1
+        path = folder / f"{stem}-{count}.mcap"
+    return path
+
+
+def record_process(
+    records: Ring,
+    events: Ring,
+    output: Path,
+    meta: RecordMeta,
+    stopped: Callable[[], bool],
+    *,
+    opened: Callable[[Path], None] = lambda path: None,
+) -> int:
+    """Records until told to stop; returns how many records were written.
+
+    Args:
+        records: Of the run's type.
+        events: Of ``EVENT_DTYPE``.
+        output: Folder for the file.
+        meta: The run.
+        stopped: Asked before each drain.
+        opened: Told the path once the file is there.
+    """
+    with RecordingWriter(new_path(output, meta.robot), meta) as writer:
+        recorder = Recorder(writer, records, events)
+        opened(writer.path)
+        parent, heard = os.getppid(), time.monotonic()
+        while not stopped():
+            if recorder.drain():
+                heard = time.monotonic()
+            # Whoever should stop it may be dead. The executor may outlive that process, so it is
+            # silence that counts.
+            if os.getppid() != parent and time.monotonic() - heard > ORPHAN_S:
+                break
+            time.sleep(DRAIN_S)
+        recorder.close()
+        return writer.count
+
+
+def start_recorder(segment: str, output: Path, meta: RecordMeta) -> tuple[subprocess.Popen, Path]:
+    """Starts the recorder of a shared segment.
+
+    Stop it by SIGTERM and wait for it: it then writes what is left. SIGINT, which a terminal sends
+    to every process, does not stop it: the arm is still to be decelerated.
+
+    Returns:
+        The process, and the file that it writes.
+
+    Raises:
+        OnsetError: UNAVAILABLE when it does not start; the message is on its standard error.
+    """
+    command = [sys.executable, "-m", "controller.recorder", "--segment", segment]
+    process = subprocess.Popen(
+        [*command, "--output", str(output)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    if process.stdin is None or process.stdout is None:
+        raise OnsetError(ErrorCode.INTERNAL, "recorder", "no pipes", "a process with pipes")
+    try:
+        with process.stdin as pipe:
+            pipe.write(json.dumps(meta.to_dict()).encode())
+    except BrokenPipeError:
+        pass  # it has ended: there is no path either
+    path = process.stdout.readline().decode().strip()
+    if not path:
+        code = process.wait()
+        raise OnsetError(ErrorCode.UNAVAILABLE, "recorder", f"exit code {code}", "a recorder")
+    return process, Path(path)
+
+
+def main() -> None:
+    """Records a shared segment until SIGTERM."""
+    parser = argparse.ArgumentParser(
+        prog="python -m controller.recorder",
+        description="Records a shared segment until SIGTERM. Reads the run's description, "
+        "RecordMeta as JSON, from its standard input, and prints the path of the file.",
+    )
+    parser.add_argument("--segment", required=True, help="name of the shared segment")
+    parser.add_argument("--output", required=True, type=Path, help="folder for the file")
+    args = parser.parse_args()
+    told: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, frame: told.append(number))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    # The machine's shared memory is asked for here alone: writing a file needs none.
+    from controller.shared import Segment
+
+    meta = RecordMeta.from_dict(json.load(sys.stdin))
+    segment = Segment.attach(args.segment)
+    records, events = segment["records"], segment["events"]
+    record_process(
+        records,
+        events,
+        args.output,
+        meta,
+        lambda: bool(told),
+        opened=lambda p: print(p, flush=True),
+    )
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (OnsetError, OSError) as failure:
+        raise SystemExit(f"recorder: error: {failure}") from failure
