@@ -8,15 +8,18 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
+from random import Random
 from types import TracebackType
 from typing import Self
 
 import grpc
 
 from controller.bounds import MAX_PROMPT_CHARS, check_text
-from controller.client_session import Event, LinkConfig, LinkStats, SessionRunner
+from controller.client_session import SessionRunner
+from controller.client_types import Event, LinkConfig, LinkStats
 from controller.codec import check_observation, decode_description, encode_client
 from controller.errors import ErrorCode, OnsetError
+from controller.link_state import LinkState, LinkStatus, StateKeeper
 from controller.mailbox import Mailbox
 from controller.messages import Description, Open, Opened
 from controller.transport import CLIENT_OPTIONS
@@ -58,7 +61,8 @@ class GrpcLink:
     """A ``PolicyLink`` and ``EpisodicLink`` over gRPC; a context manager.
 
     A thread of its own runs the stream. A lost stream is opened again with the same robot and
-    episode; the server may be another one. Observations that were on their way are lost with it.
+    episode; the server may be another one. Observations that were on their way are lost with it,
+    and counted; the newest is sent again while its deadline lasts.
     """
 
     def __init__(
@@ -72,6 +76,8 @@ class GrpcLink:
         strategy: str = "naive",
         config: LinkConfig | None = None,
         on_event: Callable[[Event], None] | None = None,
+        on_state: Callable[[LinkStatus], None] | None = None,
+        random: Random | None = None,
     ) -> None:
         """Makes a link that is not open yet.
 
@@ -85,6 +91,8 @@ class GrpcLink:
             config: Deadlines and waits.
             on_event: Is told of notices, errors and lost sessions, on the network's thread; it
                 must return soon and not raise. Without it they are logged.
+            on_state: Is told of each change of state, on the network's thread, likewise.
+            random: Draws the waits between attempts; by default one that no one else shares.
 
         Raises:
             OnsetError: A name, prompt or size is not allowed.
@@ -97,6 +105,9 @@ class GrpcLink:
         self._callback = on_event
         self._mailbox = Mailbox(episode, prompt)
         self._stats = LinkStats()
+        self._states = StateKeeper(self._on_status)
+        self._on_state = on_state
+        self._random = random or Random()
         self._events: deque[Event] = deque(maxlen=_EVENTS_KEPT)
         self._opened: Opened | None = None
         self._error: OnsetError | None = None
@@ -146,6 +157,8 @@ class GrpcLink:
             self._mailbox,
             self._config,
             self._stats,
+            self._states,
+            self._random,
             self._on_opened,
             self._on_event,
         )
@@ -164,8 +177,14 @@ class GrpcLink:
             error = fatal
         finally:
             self._error = error
+            self._stats.withdrawn += self._mailbox.end()
+            self._states.enter(LinkState.CLOSED, "closed" if error is None else str(error))
             self._settled.set()
-            self._mailbox.end()
+
+    def _on_status(self, status: LinkStatus) -> None:
+        _log.info("link to %s: %s (%s)", self._address, status.state, status.reason)
+        if self._on_state is not None:
+            self._on_state(status)
 
     def _on_opened(self, opened: Opened) -> None:
         self._opened = opened
@@ -181,6 +200,7 @@ class GrpcLink:
     def close(self) -> None:
         """Says Close, waits for the end of the stream up to a second, and stops the thread."""
         if not self._thread.is_alive():
+            self._states.enter(LinkState.CLOSED, "closed")
             return
         self._call(self._stop)
         self._thread.join()
@@ -207,11 +227,14 @@ class GrpcLink:
     def submit(self, observation: Observation) -> None:
         """Hands over an observation; an unsent older one is replaced.
 
+        It is dropped when its ``deadline_ns`` has passed since this call before it could be sent.
+
         Raises:
             OnsetError: The observation is not allowed; or, fatal, the session has ended.
         """
         runner = self._demand_open()
         check_observation(observation, self._opening.robot)
+        self._stats.submitted += 1
         self._stats.replaced += self._mailbox.put(observation)
         self._call(runner.wake)
 
@@ -245,7 +268,7 @@ class GrpcLink:
         runner = self._demand_open()
         check_text("reset.episode", episode)
         check_text("reset.prompt", prompt, MAX_PROMPT_CHARS)
-        self._mailbox.put_reset(episode, prompt)
+        self._stats.withdrawn += self._mailbox.put_reset(episode, prompt)
         self._call(runner.wake)
 
     def raise_for_error(self) -> None:
@@ -276,6 +299,16 @@ class GrpcLink:
         if self._opened is None:
             raise OnsetError(ErrorCode.NOT_OPEN, "link", "not open", "use inside a with block")
         return self._opened
+
+    @property
+    def state(self) -> LinkState:
+        """What the link is doing. Never waits; from any thread."""
+        return self._states.state
+
+    @property
+    def status(self) -> LinkStatus:
+        """What the link is doing, since when, and why. Never waits; from any thread."""
+        return self._states.status
 
     @property
     def stats(self) -> LinkStats:

@@ -1,84 +1,58 @@
-"""One gRPC stream from Open to its end, and the reopening of lost ones. Runs in asyncio."""
+"""One gRPC stream from Open to its end, and the reopening of lost ones. Runs in asyncio.
+
+What an observation meets when its session is lost::
+
+    mailbox --take--> sending --> outstanding --final slice--> answered
+       ^                |             |
+       |                +--- lost ----+   each one is counted as lost
+       |                        |
+       +------ put back --------+   the newest, once, if nothing was heard of it and no newer waits;
+                                    the next session sends it at once, or drops it as expired
+
+The server needs nothing else to resume: Open carries the episode and the prompt in force, each
+observation its step and committed actions. The old stream is over before a new one begins, so that
+no slice is taken from both.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from random import Random
 from typing import NoReturn
 
 import grpc
 import grpc.aio
 
+from controller.client_backoff import Backoff, Patience
+from controller.client_ledger import Ledger
+from controller.client_types import Event, LinkConfig, LinkStats
 from controller.codec import decode_server, encode_client
 from controller.errors import ErrorCode, OnsetError
-from controller.mailbox import Mailbox
-from controller.messages import Close, Notice, Open, Opened, Reset, ServerMessage
+from controller.link_state import LinkState, StateKeeper
+from controller.mailbox import Letter, Mailbox
+from controller.messages import Close, Notice, NoticeKind, Open, Opened, Reset, ServerMessage
 from controller.transport import CLIENT_OPTIONS
-from controller.types import ActionSlice, Observation
+from controller.types import ActionSlice, RobotSpec
 from onset.v1 import policy_pb2 as pb
 from onset.v1 import policy_pb2_grpc
 
-Event = Notice | OnsetError
+__all__ = ["Event", "LinkConfig", "LinkStats", "SessionRunner"]
 
 _LOST_CODES = {
     grpc.StatusCode.OK,
     grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.UNKNOWN,
+    grpc.StatusCode.ABORTED,
     grpc.StatusCode.INTERNAL,
     grpc.StatusCode.CANCELLED,
     grpc.StatusCode.DEADLINE_EXCEEDED,
 }
-_MAX_PATIENCE = 32
 _CLOSE_GRACE_S = 0.5
-
-
-@dataclass(frozen=True)
-class LinkConfig:
-    """Settings of a link.
-
-    Attributes:
-        reply_deadline_s: A session that says nothing this long after an observation was sent is
-            given up and opened again [s]. Each time doubles it until the next episode, to 32
-            times at most, so that a slow model is not taken for a dead one for ever.
-        open_timeout_s: Longest wait for Opened [s].
-        min_backoff_s: Wait before the first reopening [s]; doubles up to ``max_backoff_s``.
-        max_backoff_s: Longest wait between reopenings [s].
-    """
-
-    reply_deadline_s: float = 0.25
-    open_timeout_s: float = 10.0
-    min_backoff_s: float = 0.05
-    max_backoff_s: float = 1.0
-
-
-@dataclass
-class LinkStats:
-    """Counts since the link was made.
-
-    Attributes:
-        reopens: Sessions opened after the first one.
-        reply_timeouts: Sessions given up because the server said nothing in time.
-        observations: Observations sent.
-        replaced: Observations replaced by a newer one before they were sent.
-        slices: Slices received.
-        notices: Notices received.
-        errors: Errors received that the session survives.
-        malformed: Messages received that do not decode.
-        bytes_up: Bytes sent, without the transport's own.
-        bytes_down: Bytes received, without the transport's own.
-    """
-
-    reopens: int = 0
-    reply_timeouts: int = 0
-    observations: int = 0
-    replaced: int = 0
-    slices: int = 0
-    notices: int = 0
-    errors: int = 0
-    malformed: int = 0
-    bytes_up: int = 0
-    bytes_down: int = 0
+_LOOKS = 5  # at the silence, within the shortest time that matters
 
 
 class _Lost(Exception):
@@ -95,6 +69,8 @@ class SessionRunner:
         mailbox: Mailbox,
         config: LinkConfig,
         stats: LinkStats,
+        states: StateKeeper,
+        random: Random,
         on_opened: Callable[[Opened], None],
         on_event: Callable[[Event], None],
     ) -> None:
@@ -103,14 +79,20 @@ class SessionRunner:
         self._mailbox = mailbox
         self._config = config
         self._stats = stats
+        self._states = states
         self._on_opened = on_opened
         self._on_event = on_event
         self._wake = asyncio.Event()
         self._closing = asyncio.Event()
-        self._backoff_s = config.min_backoff_s
-        self._patience = 1
-        self._unanswered_since: float | None = None
+        self._backoff = Backoff(config.min_backoff_s, config.max_backoff_s, random)
+        self._patience = Patience(config.reply_deadline_s)
+        self._open_patience = Patience(config.connect_timeout_s)
+        self._connect_s = config.connect_timeout_s
+        self._ledger = Ledger(stats)
+        self._writing_since: float | None = None
+        self._leaving = False  # the server has said that it will leave
         self._opened_before = False
+        self._told = ""
 
     def wake(self) -> None:
         """Something is in the mailbox. To be called in the event loop."""
@@ -118,6 +100,7 @@ class SessionRunner:
 
     def close(self) -> None:
         """Ends the session in good order. To be called in the event loop."""
+        self._states.enter(LinkState.DRAINING, "closed by the robot")
         self._closing.set()
         self._wake.set()
 
@@ -133,29 +116,75 @@ class SessionRunner:
             except _Lost as lost:
                 if self._closing.is_set():
                     return
-                self._on_event(OnsetError(ErrorCode.UNAVAILABLE, "session", lost, "a live session"))
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._closing.wait(), self._backoff_s)
-            self._backoff_s = min(2 * self._backoff_s, self._config.max_backoff_s)
+                self._states.enter(LinkState.CONNECTING, str(lost))
+                self._tell_lost(str(lost))
+            finally:
+                self._settle()
+            await self._closes_within(self._backoff.next_s())
+
+    def _tell_lost(self, reason: str) -> None:
+        """Says why a session or an attempt was lost; in one outage, each reason once."""
+        if reason != self._told:
+            self._told = reason
+            self._on_event(OnsetError(ErrorCode.UNAVAILABLE, "session", reason, "a live session"))
+
+    def _settle(self) -> None:
+        """Accounts for what was outstanding; the newest of it may be sent again."""
+        newest = self._ledger.end()
+        if newest is not None and not self._closing.is_set():
+            self._put_back(newest)
+
+    def _put_back(self, letter: Letter) -> None:
+        self._stats.resent += self._mailbox.put_back(letter)
+
+    async def _closes_within(self, wait_s: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._closing.wait(), wait_s)
 
     async def _session(self) -> None:
         async with grpc.aio.insecure_channel(self._address, options=CLIENT_OPTIONS) as channel:
             call = policy_pb2_grpc.PolicyServiceStub(channel).Session()
             try:
-                await self._open(call)
+                try:
+                    await self._open(channel, call)
+                except _Lost:
+                    self._stats.failed_attempts += 1
+                    raise
                 await self._exchange(call)
             finally:
                 call.cancel()
 
-    async def _open(self, call: grpc.aio.StreamStreamCall) -> None:
+    async def _open(self, channel: grpc.aio.Channel, call: grpc.aio.StreamStreamCall) -> None:
+        """Opens the session.
+
+        A connection comes soon or not at all; a server that has one and is busy is given longer.
+        """
         episode, prompt = self._mailbox.take_opening()
         opening = replace(self._opening, episode=episode, prompt=prompt)
+        asking = asyncio.create_task(self._ask(call, opening))
+        closed = asyncio.create_task(self._closing.wait())
+        ends = {asking, closed}
+        once = {"return_when": asyncio.FIRST_COMPLETED}
         try:
-            async with asyncio.timeout(self._config.open_timeout_s):
-                await self._send(call, encode_client(opening, opening.robot))
-                reply = await self._receive(call)
-        except TimeoutError as error:
-            raise _Lost(f"no opened within {self._config.open_timeout_s} s") from error
+            done, _ = await asyncio.wait(ends, timeout=self._connect_s, **once)
+            if not done and channel.get_state() is not grpc.ChannelConnectivity.READY:
+                waited_s = self._connect_s
+                if not self._opened_before:
+                    self._connect_s = min(2 * waited_s, self._config.open_timeout_s)
+                raise _Lost(f"no connection within {waited_s} s")
+            if not done:
+                await asyncio.wait(ends, timeout=self._open_patience.deadline_s, **once)
+            if closed.done():
+                raise _Lost("closed")
+            if not asking.done():
+                waited_s = self._open_patience.deadline_s
+                self._open_patience.missed()
+                raise _Lost(f"no opened within {waited_s} s of connecting")
+            reply = asking.result()
+        finally:
+            for task in ends:
+                task.cancel()
+            await asyncio.gather(*ends, return_exceptions=True)
         if isinstance(reply, OnsetError):
             self._end_with(reply)
         if not isinstance(reply, Opened):
@@ -165,11 +194,19 @@ class SessionRunner:
         _check_opened(reply, opening)
         self._stats.reopens += self._opened_before
         self._opened_before = True
+        self._open_patience = Patience(self._config.connect_timeout_s)
         self._on_opened(reply)
+
+    async def _ask(self, call: grpc.aio.StreamStreamCall, opening: Open) -> ServerMessage:
+        await self._send(call, encode_client(opening, opening.robot))
+        return await self._receive(call)
 
     async def _exchange(self, call: grpc.aio.StreamStreamCall) -> None:
         """Sends and receives until one side ends the session."""
-        self._unanswered_since = None
+        self._ledger.begin(_now_s())
+        self._leaving, self._writing_since, self._told = False, None, ""
+        if not self._closing.is_set():
+            self._states.enter(LinkState.STREAMING, "opened")
         self._wake.set()
         writer = asyncio.create_task(self._write(call))
         enders = {asyncio.create_task(self._read(call)), asyncio.create_task(self._watch())}
@@ -190,27 +227,34 @@ class SessionRunner:
             while not self._closing.is_set():
                 await self._wake.wait()
                 self._wake.clear()
-                while (message := self._mailbox.take()) is not None:
+                # A server that leaves would refuse it; the next one is given it instead.
+                while not (self._leaving or self._closing.is_set()):
+                    message = self._mailbox.take()
+                    if message is None:
+                        break
                     await self._send_message(call, message)
-            await self._send(call, encode_client(Close(), self._opening.robot))
+            await self._send(call, encode_client(Close(), self._robot))
             await _guard(call, call.done_writing())
 
-    async def _send_message(
-        self, call: grpc.aio.StreamStreamCall, message: Reset | Observation
-    ) -> None:
+    async def _send_message(self, call: grpc.aio.StreamStreamCall, message: Reset | Letter) -> None:
+        if isinstance(message, Reset):
+            await self._send(call, encode_client(message, self._robot))
+            return
+        now_ns = time.monotonic_ns()
+        if message.expired(now_ns):
+            self._stats.expired += 1
+            self._mailbox.keep_prompt(message)
+            return
         try:
-            wire = encode_client(message, self._opening.robot)
+            wire = encode_client(message.outgoing(now_ns), self._robot)
         except OnsetError as error:
             self._stats.errors += 1
+            self._stats.unsendable += 1
+            self._mailbox.keep_prompt(message)
             self._on_event(error)
             return
-        if isinstance(message, Reset):
-            self._patience = 1
+        self._ledger.sending(message, _now_s())
         await self._send(call, wire)
-        if isinstance(message, Observation):
-            self._stats.observations += 1
-            if self._unanswered_since is None:
-                self._unanswered_since = asyncio.get_running_loop().time()
 
     async def _read(self, call: grpc.aio.StreamStreamCall) -> None:
         while True:
@@ -222,38 +266,81 @@ class SessionRunner:
                 self._stats.malformed += 1
                 self._on_event(error)
                 continue
-            self._unanswered_since = None
-            if isinstance(message, ActionSlice):
-                self._stats.slices += 1
-                self._backoff_s = self._config.min_backoff_s
-                self._mailbox.deliver(message)
-            elif isinstance(message, Notice):
-                self._stats.notices += 1
-                self._on_event(message)
-            elif isinstance(message, OnsetError):
-                if message.fatal:
-                    self._end_with(message)
-                self._stats.errors += 1
-                self._on_event(message)
-            else:
-                self._on_opened(message)
+            finally:
+                self._ledger.heard(_now_s())
+            if self._states.state is LinkState.STALE:
+                self._states.enter(LinkState.STREAMING, "heard from the server")
+            self._take_in(message)
+
+    def _take_in(self, message: ServerMessage) -> None:
+        if isinstance(message, ActionSlice):
+            self._take_slice(message)
+        elif isinstance(message, Notice):
+            self._stats.notices += 1
+            if message.kind is NoticeKind.SUPERSEDED:
+                self._ledger.superseded(message.observation_id)
+            elif message.kind is NoticeKind.DRAIN:
+                self._leaving = True
+                self._states.enter(LinkState.DRAINING, message.message)
+            self._on_event(message)
+        elif isinstance(message, OnsetError):
+            if message.fatal:
+                self._end_with(message)
+            self._stats.errors += 1
+            letter = self._ledger.refused(message.observation_id)
+            if letter is not None and self._leaving and message.code is ErrorCode.UNAVAILABLE:
+                self._put_back(letter)
+            self._on_event(message)
+        else:
+            self._on_opened(message)
+
+    def _take_slice(self, piece: ActionSlice) -> None:
+        self._stats.slices += 1
+        if not self._ledger.asked(piece.observation_id):
+            self._stats.strays += 1
+            return
+        took_s = self._ledger.answered(piece, _now_s())
+        if took_s is not None:
+            self._patience.answered(took_s)
+        self._backoff.reset()
+        self._mailbox.deliver(piece)
 
     async def _watch(self) -> None:
         """Ends a session whose server is silent, or that does not end when it is closed."""
-        clock = asyncio.get_running_loop()
+        config = self._config
+        look_s = min(config.stale_after_s, config.reply_deadline_s) / _LOOKS
         while not self._closing.is_set():
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._closing.wait(), self._config.reply_deadline_s / 4)
-            deadline_s = self._config.reply_deadline_s * self._patience
-            since = self._unanswered_since
-            if since is not None and clock.time() - since > deadline_s:
-                self._stats.reply_timeouts += 1
-                self._patience = min(2 * self._patience, _MAX_PATIENCE)
-                raise _Lost(f"no reply within {deadline_s} s")
+            began_s = _now_s()
+            await self._closes_within(look_s)
+            now_s = _now_s()
+            # Time in which this very thread could not run is no silence of the server.
+            if (pause_s := now_s - began_s - look_s) > look_s:
+                self._ledger.excuse(pause_s)
+            self._check_silence(now_s)
         await asyncio.sleep(_CLOSE_GRACE_S)
 
+    def _check_silence(self, now_s: float) -> None:
+        deadline_s = self._patience.deadline_s
+        silence_s = self._ledger.silence_s(now_s)
+        blocked = self._writing_since is not None and now_s - self._writing_since > deadline_s
+        if blocked or silence_s > deadline_s:
+            self._stats.reply_timeouts += 1
+            self._patience.missed()
+            what = "nothing could be sent" if blocked else "no reply"
+            raise _Lost(f"{what} within {deadline_s:.3g} s")
+        if self._leaving and not len(self._ledger):
+            raise _Lost("the server is leaving")
+        if silence_s > self._config.stale_after_s and self._states.state is LinkState.STREAMING:
+            self._states.enter(LinkState.STALE, f"no reply within {self._config.stale_after_s} s")
+
+    @property
+    def _robot(self) -> RobotSpec:
+        return self._opening.robot
+
     async def _send(self, call: grpc.aio.StreamStreamCall, wire: pb.ClientMessage) -> None:
+        self._writing_since = _now_s()
         await _guard(call, call.write(wire))
+        self._writing_since = None
         self._stats.bytes_up += wire.ByteSize()
 
     async def _receive(self, call: grpc.aio.StreamStreamCall) -> ServerMessage:
@@ -263,7 +350,7 @@ class SessionRunner:
         if not isinstance(message, pb.ServerMessage):  # gRPC's mark for the end of a stream
             raise _Lost("the server ended the stream")
         self._stats.bytes_down += message.ByteSize()
-        return decode_server(message, self._opening.robot)
+        return decode_server(message, self._robot)
 
     def _end_with(self, error: OnsetError) -> NoReturn:
         """Ends the session for an error of the server; some errors pass with time."""
@@ -271,6 +358,10 @@ class SessionRunner:
             raise _Lost(str(error))
         error.fatal = True
         raise error
+
+
+def _now_s() -> float:
+    return asyncio.get_running_loop().time()
 
 
 async def _guard[T](call: grpc.aio.StreamStreamCall, operation: Awaitable[T]) -> T:

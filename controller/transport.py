@@ -1,14 +1,15 @@
 """gRPC settings that both ends share.
 
 ``keepalive_time`` and ``keepalive_timeout`` alone do not notice a stalled peer in grpcio 1.85;
-``grpc.http2.ping_timeout_ms`` does.
+``grpc.http2.ping_timeout_ms`` does. A peer that is cut off without a word is so found within the
+sum of the two, also when no reply is awaited; where one is, the link's own deadline is shorter.
 """
 
 from __future__ import annotations
 
 from controller.bounds import MAX_MESSAGE_BYTES
 
-_PING_INTERVAL_MS = 500
+_PING_INTERVAL_MS = 250
 _PING_TIMEOUT_MS = 500
 
 _COMMON: tuple[tuple[str, int], ...] = (
@@ -26,7 +27,8 @@ CLIENT_OPTIONS = (
     # Each reopened session gets a connection of its own, and at once.
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.initial_reconnect_backoff_ms", 50),
-    ("grpc.min_reconnect_backoff_ms", 200),
+    # Longest wait for a connection within one channel; the link's own limit comes before it.
+    ("grpc.min_reconnect_backoff_ms", 1000),
     ("grpc.max_reconnect_backoff_ms", 500),
     ("grpc.enable_retries", 0),
 )

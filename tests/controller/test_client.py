@@ -12,7 +12,7 @@ from controller.errors import ErrorCode, OnsetError
 from controller.link import EpisodicLink
 from controller.loop import ControlLoop
 from controller.loop_types import LoopConfig
-from controller.mailbox import Mailbox
+from controller.mailbox import Letter, Mailbox
 from controller.messages import Close, Notice, NoticeKind, Open, Reset
 from controller.robot import FakeRobot
 from controller.types import Observation
@@ -294,9 +294,9 @@ def test_the_mailbox_keeps_only_the_newest_observation_and_loses_no_prompt():
     box = Mailbox("e", "first")
     assert not box.put(observation(id=0, prompt="second"))
     assert box.put(observation(id=1))
-    message = box.take()
-    assert isinstance(message, Observation)
-    assert (message.id, message.prompt) == (1, "second")
+    letter = box.take()
+    assert isinstance(letter, Letter)
+    assert (letter.observation.id, letter.observation.prompt) == (1, "second")
     assert box.take() is None
     assert box.take_opening() == ("e", "second")
     box.put(observation(id=2))
