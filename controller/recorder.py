@@ -1,13 +1,14 @@
 """Writes recordings, in a process of its own.
 
-    executor --> ring "records" --+
-                                  |-- drained every 40 ms --> one chunk of an MCAP file --> flush
-    anybody  --> ring "events"  --+
+    executor --> rings "records", "events" --+
+                                             |-- each 40 ms --> a chunk of an MCAP file --> flush
+    client   --> ring "client_events" -------+
 
 Nobody waits for the recorder: a ring that it does not drain in time is written over, and the file
 says how many records that cost. Each drain ends with the file handed to the operating system, so
-that the death of any process costs at most the time since the last drain. A power cut may cost
-more: nothing is forced onto the disk.
+that the death of any process costs at most the time since the last drain; the rings keep that
+too, for a recorder that is started in place of a dead one. A power cut may cost more: nothing is
+forced onto the disk.
 
 The process is started with the run's description on its standard input, and says on its standard
 output which file it writes::
@@ -24,7 +25,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -36,8 +37,9 @@ from numpy.typing import NDArray
 
 from controller import recorder_format as form
 from controller.errors import ErrorCode, OnsetError
-from controller.record import Level, RecordMeta
+from controller.record import EVENT_DTYPE, Level, RecordMeta
 from controller.recorder_read import Event, Recording, read_recording
+from controller.shared import RingLayout, Segment
 
 __all__ = [
     "DRAIN_S",
@@ -47,20 +49,26 @@ __all__ = [
     "RecordingWriter",
     "Ring",
     "new_path",
+    "record_layout",
     "read_recording",
     "record_process",
     "start_recorder",
 ]
 
 DRAIN_S = 0.04  # between drains [s]
+RECORDS_KEPT, EVENTS_KEPT = 8192, 256  # in the rings [count]
 ORPHAN_S = 10.0  # without a record, and without the process that started it [s]
 
 
 class Ring(Protocol):
-    """What the recorder needs of a ring in shared memory."""
+    """What the recorder needs of a ring's reader, see ``controller.shared_ring``."""
 
-    def read_all(self) -> tuple[NDArray[np.void], int]:
+    def read_all(self, *, done: bool = True) -> tuple[NDArray[np.void], int]:
         """Returns what came since the last call, shape (n,), and how many were lost before it."""
+        ...
+
+    def done(self) -> None:
+        """Says that what was read is safe."""
         ...
 
 
@@ -140,13 +148,13 @@ class RecordingWriter:
 
 
 class Recorder:
-    """Drains two rings into a file.
+    """Drains rings into a file.
 
     Attributes:
         lost: Records and events that were written over before they were read [count].
     """
 
-    def __init__(self, writer: RecordingWriter, records: Ring, events: Ring) -> None:
+    def __init__(self, writer: RecordingWriter, records: Ring, events: Sequence[Ring]) -> None:
         self._writer, self._records, self._events = writer, records, events
         self._time_ns = 0
         self.lost = 0
@@ -154,30 +162,47 @@ class Recorder:
     def drain(self) -> int:
         """Writes what has come since the last drain, and flushes; returns how much it was."""
         # Events first: what a record shows has its reason in the file already.
-        events, lost_events = self._events.read_all()
-        records, lost_records = self._records.read_all()
+        read = [ring.read_all(done=False) for ring in self._events]
+        records, lost = self._records.read_all(done=False)
         if len(records):
             self._time_ns = int(records["time_ns"][0])
-        for lost, what in ((lost_records, "records"), (lost_events, "events")):
-            if lost:
-                self.lost += lost
-                said = f"overrun: {lost} {what} were written over before they were read"
-                self._writer.event(self._time_ns, Level.WARNING, said)
-        for time_ns, level, text in events.tolist():
-            known = Level(level) if level in Level else Level.INFO
-            self._writer.event(time_ns, known, text.decode(errors="replace"))
+        self._tell_lost(lost, "records")
+        self._tell_lost(sum(lost for _, lost in read), "events")
+        for events, _ in read:
+            for time_ns, level, text in events.tolist():
+                known = Level(level) if level in Level else Level.INFO
+                self._writer.event(time_ns, known, text.decode(errors="replace"))
         if len(records):
             self._writer.append(records)
             self._time_ns = int(records["time_ns"][-1])
-        done = len(records) + len(events)
-        if done or lost_records or lost_events:
-            self._writer.flush()
-        return done
+        self._writer.flush()
+        for ring in (*self._events, self._records):
+            ring.done()
+        return len(records) + sum(len(events) for events, _ in read)
+
+    def _tell_lost(self, lost: int, what: str) -> None:
+        if lost:
+            self.lost += lost
+            said = f"overrun: {lost} {what} were written over before they were read"
+            self._writer.event(self._time_ns, Level.WARNING, said)
 
     def close(self) -> None:
         """Writes what is left, and closes the file."""
         self.drain()
         self._writer.close()
+
+
+def record_layout(meta: RecordMeta) -> dict[str, RingLayout]:
+    """Returns the layout of the segment that the recorder reads.
+
+    Each ring has one writer: the executor writes ``records`` and ``events``, the client
+    ``client_events``. They hold 16 s at 500 records a second.
+    """
+    return {
+        "records": RingLayout(meta.dtype, RECORDS_KEPT),
+        "events": RingLayout(EVENT_DTYPE, EVENTS_KEPT),
+        "client_events": RingLayout(EVENT_DTYPE, EVENTS_KEPT),
+    }
 
 
 def new_path(folder: Path, robot: str, at: datetime | None = None) -> Path:
@@ -200,7 +225,7 @@ def new_path(folder: Path, robot: str, at: datetime | None = None) -> Path:
 
 def record_process(
     records: Ring,
-    events: Ring,
+    events: Sequence[Ring],
     output: Path,
     meta: RecordMeta,
     stopped: Callable[[], bool],
@@ -211,7 +236,7 @@ def record_process(
 
     Args:
         records: Of the run's type.
-        events: Of ``EVENT_DTYPE``.
+        events: Each of ``EVENT_DTYPE``.
         output: Folder for the file.
         meta: The run.
         stopped: Asked before each drain.
@@ -277,20 +302,17 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda number, frame: told.append(number))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    # The machine's shared memory is asked for here alone: writing a file needs none.
-    from controller.shared import Segment
-
     meta = RecordMeta.from_dict(json.load(sys.stdin))
-    segment = Segment.attach(args.segment)
-    records, events = segment["records"], segment["events"]
-    record_process(
-        records,
-        events,
-        args.output,
-        meta,
-        lambda: bool(told),
-        opened=lambda p: print(p, flush=True),
-    )
+    with Segment.attach(args.segment, record_layout(meta)) as segment:
+        records, *events = (segment.ring(name).reader() for name in record_layout(meta))
+        record_process(
+            records,
+            events,
+            args.output,
+            meta,
+            lambda: bool(told),
+            opened=lambda path: print(path, flush=True),
+        )
 
 
 if __name__ == "__main__":

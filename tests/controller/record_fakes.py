@@ -1,16 +1,16 @@
-"""Records of a small run, rings without shared memory, and a recorder process to be killed."""
+"""Records of a small run, a ring without shared memory, and an executor that just records."""
 
 from __future__ import annotations
 
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from controller.record import EVENT_DTYPE, RecordMeta, describe_run, new_event, new_records
-from controller.recorder import record_process
+from controller.record import Level, RecordMeta, describe_run, new_event, new_records
+from controller.recorder import record_layout
+from controller.shared import Segment
 from tests.controller.helpers import MS, ROBOT
 
 META: RecordMeta = describe_run(
@@ -47,34 +47,33 @@ class FakeRing:
     def put(self, rows: NDArray[np.void]) -> None:
         self._waiting = np.concatenate([self._waiting, rows])
 
-    def read_all(self) -> tuple[NDArray[np.void], int]:
+    def read_all(self, *, done: bool = True) -> tuple[NDArray[np.void], int]:
         rows, lost = self._waiting, self.lost
         self._waiting, self.lost = rows[:0], 0
         return rows, lost
 
-
-class ClockRing:
-    """An executor of the fastest kind: a record each 2 ms, due at its time on the real clock."""
-
-    def __init__(self) -> None:
-        self._start_ns, self._given = time.monotonic_ns(), 0
-
-    def read_all(self) -> tuple[NDArray[np.void], int]:
-        due = (time.monotonic_ns() - self._start_ns) // (2 * MS)
-        records = some_records(due - self._given, self._given)
-        records["time_ns"] = self._start_ns + records["tick"] * 2 * MS
-        self._given = due
-        return records, 0
+    def done(self) -> None:
+        pass
 
 
-def record_for_ever(folder: Path) -> None:
-    """Records a ``ClockRing`` until killed, and says which file it writes."""
-    events = FakeRing(EVENT_DTYPE)
-    events.put(new_event(0, 2, "begins"))
-    record_process(
-        ClockRing(), events, folder, META, lambda: False, opened=lambda p: print(p, flush=True)
-    )
+def run_executor(segment_name: str, count: int, first: int = 0) -> None:
+    """Puts records into a segment, one each 2 ms, due at their time on the real clock.
+
+    Args:
+        segment_name: A segment of ``record_layout(META)``.
+        count: Records; it then ends without a word.
+        first: Number of the first tick.
+    """
+    with Segment.attach(segment_name, record_layout(META)) as segment:
+        ring, events = segment.ring("records"), segment.ring("events")
+        events.write(new_event(time.monotonic_ns(), Level.INFO, f"begins at tick {first}"))
+        due = time.monotonic_ns()
+        for record in some_records(count, first):
+            due += 2 * MS
+            time.sleep(max(0, due - time.monotonic_ns()) * 1e-9)
+            record["time_ns"] = due
+            ring.write(record)
 
 
 if __name__ == "__main__":
-    record_for_ever(Path(sys.argv[1]))
+    run_executor(sys.argv[1], int(sys.argv[2]))

@@ -69,7 +69,7 @@ def test_infinite_values_come_back_as_nan(tmp_path: Path) -> None:
 
 def test_cut_at_every_byte(tmp_path: Path) -> None:
     path = tmp_path / "a.mcap"
-    records = write(path, parts=3, each=2)
+    records = write(path, parts=2, each=2)
     data = path.read_bytes()
     cut = tmp_path / "cut.mcap"
     known = -1
@@ -153,7 +153,7 @@ def test_each_run_gets_a_file(tmp_path: Path) -> None:
 
 def test_overrun_is_told(tmp_path: Path) -> None:
     ring, events = FakeRing(META.dtype), FakeRing(EVENT_DTYPE)
-    recorder = Recorder(RecordingWriter(tmp_path / "a.mcap", META), ring, events)
+    recorder = Recorder(RecordingWriter(tmp_path / "a.mcap", META), ring, [events])
     ring.put(some_records(5))
     events.put(new_event(3, Level.ERROR, "session lost"))
     assert recorder.drain() == 6
@@ -177,7 +177,7 @@ def test_overrun_is_told(tmp_path: Path) -> None:
 def test_events_of_any_bytes_are_kept(tmp_path: Path) -> None:
     events = FakeRing(EVENT_DTYPE)
     events.put(np.array([(1, 99, b"\xff odd")], EVENT_DTYPE))
-    recorder = Recorder(RecordingWriter(tmp_path / "a.mcap", META), FakeRing(META.dtype), events)
+    recorder = Recorder(RecordingWriter(tmp_path / "a.mcap", META), FakeRing(META.dtype), [events])
     recorder.close()
     assert read_recording(tmp_path / "a.mcap").events == (Event(1, Level.INFO, "\ufffd odd"),)
 
@@ -192,7 +192,7 @@ def test_what_is_left_is_written_when_it_stops(tmp_path: Path) -> None:
         return len(asked) > 2
 
     paths: list[Path] = []
-    assert record_process(ring, events, tmp_path, META, stopped, opened=paths.append) == 9
+    assert record_process(ring, [events], tmp_path, META, stopped, opened=paths.append) == 9
     recording = read_recording(paths[0])
     assert recording.complete
     assert recording.records["tick"].tolist() == list(range(3, 12))

@@ -1,37 +1,124 @@
-"""The recorder as a process: killed while it writes, and told to stop."""
+"""The recorder as a process of its own, over shared memory: killed, replaced, told to stop."""
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 
-from controller.recorder import read_recording
+from controller.errors import ErrorCode, OnsetError
+from controller.record import Level, new_event
+from controller.recorder import RECORDS_KEPT, read_recording, record_layout, start_recorder
+from controller.shared import Segment
+from tests.controller.record_fakes import META, some_records
 
 ROOT = Path(__file__).parents[2]
 
 
-def test_kill_costs_at_most_100_ms(tmp_path: Path) -> None:
-    losses, paths = [], []
-    for wait_s in (0.31, 0.45, 0.52):
-        command = [sys.executable, "-m", "tests.controller.record_fakes", str(tmp_path)]
-        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
-            assert process.stdout is not None
-            path = Path(process.stdout.readline().strip())
-            time.sleep(wait_s)
-            process.send_signal(signal.SIGKILL)
-            killed_ns = time.monotonic_ns()
+@pytest.fixture
+def segment() -> Iterator[Segment]:
+    with Segment.create(f"rec-{os.getpid()}", record_layout(META)) as made:
+        yield made
+
+
+def start_executor(segment: Segment, count: int) -> subprocess.Popen:
+    command = [sys.executable, "-m", "tests.controller.record_fakes", segment.name, str(count)]
+    return subprocess.Popen(command, cwd=ROOT)
+
+
+def stop(recorder: subprocess.Popen) -> int:
+    recorder.send_signal(signal.SIGTERM)
+    return recorder.wait(timeout=20)
+
+
+def wait_for_records(segment: Segment, count: int) -> None:
+    give_up = time.monotonic() + 20
+    while segment.ring("records").written < count:
+        assert time.monotonic() < give_up
+        time.sleep(0.005)
+
+
+def test_stops_with_everything_in_the_file(segment: Segment, tmp_path: Path) -> None:
+    recorder, path = start_recorder(segment.name, tmp_path, META)
+    executor = start_executor(segment, 300)
+    segment.ring("client_events").write(new_event(9, Level.ERROR, "session lost"))
+    assert executor.wait(timeout=20) == 0
+    recorder.send_signal(signal.SIGINT)  # a terminal sends it to everybody
+    time.sleep(0.1)
+    assert recorder.poll() is None  # the executor is gone; it goes on
+    for record in some_records(5, first=300):
+        segment.ring("records").write(record)
+    assert stop(recorder) == 0
+    recording = read_recording(path)
+    assert recording.complete
+    assert recording.meta == META
+    assert recording.records["tick"].tolist() == list(range(305))
+    assert {event.text for event in recording.events} == {"begins at tick 0", "session lost"}
+
+
+@pytest.mark.timeout(120)
+def test_killed_recorder_loses_at_most_100_ms(segment: Segment, tmp_path: Path) -> None:
+    """And the one that takes its place loses nothing."""
+    executor = start_executor(segment, 1200)
+    wait_for_records(segment, 1)
+    paths, losses = [], []
+    for enough in (300, 600, 900):
+        recorder, path = start_recorder(segment.name, tmp_path, META)
+        wait_for_records(segment, enough)
+        recorder.kill()
+        killed_ns = time.monotonic_ns()
+        recorder.wait()
         recording = read_recording(path)
         assert not recording.complete
         assert recording.missing_ticks == 0
-        assert recording.records["tick"][0] == 0
-        assert (np.diff(recording.records["time_ns"]) == 2_000_000).all()
-        assert recording.events[0].text == "begins"
         losses.append(killed_ns - int(recording.records["time_ns"][-1]))
         paths.append(path)
-    assert len(set(paths)) == 3
-    assert max(losses) < 100_000_000
+    assert max(losses) < 100_000_000, losses
+    last, path = start_recorder(segment.name, tmp_path, META)
+    executor.wait(timeout=20)
+    assert stop(last) == 0
+    paths.append(path)
+    assert len(set(paths)) == 4
+    ticks = np.concatenate([read_recording(path).records["tick"] for path in paths])
+    assert set(ticks.tolist()) == set(range(1200))
+
+
+def test_killed_executor_loses_nothing(segment: Segment, tmp_path: Path) -> None:
+    recorder, path = start_recorder(segment.name, tmp_path, META)
+    executor = start_executor(segment, 100_000)
+    wait_for_records(segment, 200)
+    executor.kill()
+    executor.wait()
+    written = segment.ring("records").written
+    time.sleep(0.2)
+    assert read_recording(path).records["tick"].tolist() == list(range(written))
+    assert stop(recorder) == 0
+
+
+def test_overrun_of_a_stopped_recorder_is_told(segment: Segment, tmp_path: Path) -> None:
+    recorder, path = start_recorder(segment.name, tmp_path, META)
+    recorder.send_signal(signal.SIGSTOP)
+    for record in some_records(RECORDS_KEPT + 40):
+        segment.ring("records").write(record)
+    recorder.send_signal(signal.SIGCONT)
+    assert stop(recorder) == 0
+    recording = read_recording(path)
+    assert len(recording.records) == RECORDS_KEPT
+    assert recording.events[-1].level == Level.WARNING
+    assert "overrun: 40 records" in recording.events[-1].text
+
+
+def test_segment_of_another_robot_is_refused(segment: Segment, tmp_path: Path) -> None:
+    other = replace(META, action_names=("x",), action_units=("rad",))
+    with pytest.raises(OnsetError) as refused:
+        start_recorder(segment.name, tmp_path, other)
+    assert refused.value.code is ErrorCode.UNAVAILABLE
+    assert list(tmp_path.iterdir()) == []
