@@ -39,8 +39,9 @@ class Ledger:
     def sending(self, letter: Letter, now_s: float) -> None:
         """Notes an observation as it goes out."""
         id = letter.observation.id
-        self._first_id = id if self._first_id is None else self._first_id
-        self._last_id = id
+        self._first_id = id if self._first_id is None else min(id, self._first_id)
+        self._last_id = max(id, self._last_id)
+        self._stats.superseded += id in self._entries  # by itself: a caller's repetition
         self._entries[id] = _Entry(letter, now_s)
         self._stats.observations += 1
         while len(self._entries) > _MAX_OUTSTANDING:

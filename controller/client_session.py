@@ -330,8 +330,9 @@ class SessionRunner:
             raise _Lost(f"{what} within {deadline_s:.3g} s")
         if self._leaving and not len(self._ledger):
             raise _Lost("the server is leaving")
-        if silence_s > self._config.stale_after_s and self._states.state is LinkState.STREAMING:
-            self._states.enter(LinkState.STALE, f"no reply within {self._config.stale_after_s} s")
+        stale_s = max(self._config.stale_after_s, deadline_s / 2)
+        if silence_s > stale_s and self._states.state is LinkState.STREAMING:
+            self._states.enter(LinkState.STALE, f"no reply within {stale_s:.3g} s")
 
     @property
     def _robot(self) -> RobotSpec:

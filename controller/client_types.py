@@ -22,7 +22,8 @@ class LinkConfig:
         reply_deadline_s: A session that says nothing this long while a reply is awaited is given
             up and opened again [s]. Each time doubles it, to 32 times at most, and replies that
             come sooner bring it back, so that a slow model is not taken for a dead one for ever.
-        stale_after_s: After this silence the link counts as stale [s].
+        stale_after_s: After this silence the link counts as stale, or after half the present
+            reply deadline where that is longer [s].
         open_timeout_s: Longest wait for the first Opened, through all attempts [s].
         connect_timeout_s: Longest wait for a connection, and again for Opened, in one attempt
             [s]. Doubles while there has been no session yet, for a slow network.
@@ -74,7 +75,8 @@ class LinkStats:
         resent: Observations handed over again, because their session was lost.
         observations: Observations sent; one that is sent again counts twice.
         answered: Observations whose chunk is complete.
-        superseded: Observations that the server left for a newer one, or for a new episode.
+        superseded: Observations that the server left for a newer one, or for a new episode, and
+            those sent once more while they were under way.
         refused: Observations that the server refused.
         lost: Observations without a complete answer when their session ended.
         slices: Slices received.
