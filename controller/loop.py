@@ -1,63 +1,30 @@
-"""The real-time path, the same in virtual and in wall-clock time.
+"""Planner and motion in one thread, the same in virtual and in wall-clock time.
 
-One tick, at a step boundary and in between::
-
-    boundary?  poll link -> merge slices
-               read robot -> observe when due: commit, submit
-               |
-    always     poll link -> merge slices
-               |
-    boundary?  take the action of this step (none: hold)
-    amended?   from the present set-point to the new action, by the end of this step
-               |
-    always     interpolate -> write
-
-Polling comes before an observation commits actions, so that these are the newest there are, and
-again after submitting, so that a link that answers at once is used at once. An answer that comes
-within the step is used within it::
-
-    set-point
-        new   .............................o    o  a slice amends the step at its second tick
-                                     x     |    x  set-points written, here 4 per step
-                               x           |
-        old   ...........x.................|
-                    x                      |
-              o----------------------------|--> time
-              |     |    |     |     |
-            ticks        slice
+A tick lets the planner work, moves the set-point by one control period, and writes it. With
+``limits`` the set-point is an ``Executor``'s: smooth, limited, watched. Without, it goes straight
+from action to action. A robot whose ticks must not wait for rendering or for the interpreter runs
+the executor in a process of its own instead (``controller/runtime.py``).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
 
 import numpy as np
 
-from controller.bounds import check_vector
-from controller.codec import check_observation
+from controller.direct import DirectMotion
 from controller.errors import ErrorCode, OnsetError
-from controller.forecast import Forecaster, make_forecaster
-from controller.interpolate import set_point
+from controller.executor import Execution, Executor, ExecutorConfig
+from controller.forecast import Forecaster
 from controller.latency import DelayEstimator
-from controller.link import EpisodicLink, PolicyLink
+from controller.limits import MotionLimits
+from controller.link import PolicyLink
 from controller.loop_types import Counters, LoopConfig, TickCode, TickResult
-from controller.observer import Observer
+from controller.planner import Planner
 from controller.robot import Robot
-from controller.speedup import limit_step, speed_up_slice, velocity_limits
-from controller.timeline import MergeResult, Timeline
-from controller.types import ActionKind, ActionSlice, Command, Float, Reading, RobotSpec
-
-
-@dataclass(frozen=True)
-class _Step:
-    """The present step: from ``start`` to ``target``, since ``since_ns`` after it began."""
-
-    index: int
-    start: Float
-    target: Float
-    code: TickCode
-    clamped: bool
-    since_ns: int = 0
+from controller.timeline import Timeline
+from controller.types import Command, Float, Reading
+from controller.watchdog import LadderConfig, Mode
 
 
 class ControlLoop:
@@ -72,6 +39,8 @@ class ControlLoop:
         *,
         estimator: DelayEstimator | None = None,
         forecaster: Forecaster | None = None,
+        limits: MotionLimits | None = None,
+        ladder: LadderConfig | None = None,
     ) -> None:
         """Makes a loop; the first tick begins the first episode.
 
@@ -82,37 +51,35 @@ class ControlLoop:
             prompt: The instruction of the first episode.
             estimator: Measures the delay; by default one that ``config`` describes.
             forecaster: Tells the state ahead; by default the strategy's, where it has one.
+            limits: Move smoothly within them, and stop by the ladder; by default set-points go
+                straight to the policy's actions.
+            ladder: Thresholds of the ladder.
 
         Raises:
             OnsetError: BAD_VALUE when the control period does not divide the policy period, or an
                 action dimension is not absolute; BAD_NAMES when an action dimension has no state
-                dimension of its name, from which the first set-point could be taken.
+                dimension of its name, or no limits.
         """
         spec = robot.spec
-        _check_spec(spec, config)
-        self._robot, self._link, self._config, self._spec = robot, link, config, spec
-        estimator = estimator or DelayEstimator(
-            spec.period_ns,
-            max_delay=config.max_delay,
-            min_delay=config.min_delay,
-            margin_ns=config.margin_ns,
+        if spec.period_ns % config.control_period_ns:
+            raise OnsetError(
+                ErrorCode.BAD_VALUE,
+                "config.control_period_ns",
+                config.control_period_ns,
+                f"a divisor of the policy period {spec.period_ns}",
+            )
+        self._planner = Planner(
+            spec, link, config, prompt, estimator=estimator, forecaster=forecaster
         )
-        if forecaster is None and config.way.late:
-            forecaster = make_forecaster(config.way.forecaster, spec)
-        self._observer = Observer(spec, config, estimator, forecaster)
-        self._timeline = Timeline(config.horizon_limit, config.way.new_share)
-        self._lower, self._upper = spec.action_lower, spec.action_upper
-        self._limits = velocity_limits(spec)
-        self._state_index = [spec.state_names.index(name) for name in spec.action_names]
+        self._direct = DirectMotion(spec, config)
+        self._executor: Executor | None = None
+        if limits is not None:
+            settings = ExecutorConfig(config.control_period_ns, ladder or LadderConfig())
+            self._executor = Executor(spec, limits, settings)
+        self._robot, self._config, self._spec = robot, config, spec
         self._start_ns: int | None = None
-        self._begin(prompt)
-
-    def _begin(self, prompt: str) -> None:
-        self._observer.reset(prompt)
-        self._timeline.reset(self._observer.next_id)
-        self._step: _Step | None = None
         self._set_point: Float | None = None
-        self._counters = Counters()
+        self._index = -1
 
     def _start_clock(self, now_ns: int) -> int:
         self._start_ns = self._due_ns = self._last_ns = now_ns
@@ -127,10 +94,10 @@ class ControlLoop:
         Raises:
             OnsetError: The prompt or episode is not allowed, or the link has ended.
         """
-        self._begin(prompt)
+        self._planner.restart(prompt)
+        self._set_point, self._index = None, -1
         self._start_clock(now_ns)
-        if isinstance(self._link, EpisodicLink):
-            self._link.reset(episode, prompt)
+        self._planner.reset(prompt, episode)
 
     def set_prompt(self, prompt: str) -> None:
         """Changes the instruction from the next observation on.
@@ -138,22 +105,27 @@ class ControlLoop:
         Raises:
             OnsetError: The prompt is empty or too long.
         """
-        self._observer.set_prompt(prompt)
+        self._planner.set_prompt(prompt)
 
     @property
     def timeline(self) -> Timeline:
         """The actions ahead; to be looked at, not changed."""
-        return self._timeline
+        return self._planner.timeline
 
     @property
     def estimator(self) -> DelayEstimator:
         """The measured delay."""
-        return self._observer.estimator
+        return self._planner.estimator
+
+    @property
+    def executor(self) -> Executor | None:
+        """What moves the arm within limits, where there are any."""
+        return self._executor
 
     @property
     def counters(self) -> Counters:
         """A snapshot of the episode's counts."""
-        return replace(self._counters)
+        return replace(self._planner.counters)
 
     def tick(self, now_ns: int) -> TickResult:
         """Runs one control period and writes one set-point.
@@ -170,50 +142,59 @@ class ControlLoop:
         """
         start_ns = self._start_clock(now_ns) if self._start_ns is None else self._start_ns
         missed = self._keep_time(now_ns)
-        period_ns = self._spec.period_ns
-        index = (now_ns - start_ns) // period_ns
-        step = self._step if self._step is not None and self._step.index == index else None
-        boundary, observed, skipped = step is None, False, 0
-        error: OnsetError | None = None
-        forecast_error: Float | None = None
-        if boundary:
-            skipped = index - self._timeline.next_step
-            _, early_error = self._receive(now_ns, index)
+        index = (now_ns - start_ns) // self._spec.period_ns
+        boundary, measured = index != self._index, None
+        reading: Reading | None = None
+
+        def read() -> tuple[Reading, Float]:
+            nonlocal reading
             reading = self._robot.read()
-            forecast_error = self._observer.forecast_error(index, reading.state)
-            observed, error = self._observe(index, reading)
-            error = early_error or error
-        amended, receive_error = self._receive(now_ns, index)
-        elapsed_ns = now_ns - start_ns - index * period_ns
-        if step is None:
-            step = self._begin_step(index, skipped)
-        elif amended:
-            step = self._amend_step(step, elapsed_ns)
-        self._step = step
-        error = receive_error or error
-        self._set_point = set_point(
-            step.start,
-            step.target,
-            elapsed_ns - step.since_ns,
-            self._config.control_period_ns,
-            period_ns - step.since_ns,
-        )
+            return reading, self._standing(start_ns, reading)
+
+        planned = self._planner.step(now_ns, index, read if boundary else None)
+        self._index = index
+        plan, counters = self._planner.plan(index), self._planner.counters
+        execution: Execution | None = None
+        if self._executor is not None:
+            measured = None if reading is None else reading.state
+            execution = self._executor.tick(now_ns, plan, measured)
+            turned, code = boundary or planned.amended, _code_of(execution)
+            clamped = execution.clamped != 0
+            self._set_point = execution.command.astype(np.float32)
+        else:
+            elapsed_ns = now_ns - start_ns - index * self._spec.period_ns
+            turned = self._direct.tick(index, elapsed_ns, plan, planned.amended)
+            code, clamped = self._direct.code, self._direct.clamped
+            self._set_point = self._direct.set_point
         self._robot.write(Command(now_ns, self._set_point))
-        self._counters.errors += error is not None
+        counters.refused += turned and code is TickCode.REFUSED
+        counters.starved += boundary and code is TickCode.STARVED
+        counters.clamped += turned and code is TickCode.RUNNING and clamped
         return TickResult(
-            code=step.code,
+            code=code,
             step=index,
             set_point=self._set_point,
             boundary=boundary,
-            observed=observed,
-            clamped=step.clamped,
-            skipped=skipped,
+            observed=planned.observed,
+            clamped=clamped,
+            skipped=planned.skipped,
             missed=missed,
-            delay_over_limit=self._observer.over_limit,
-            observation_id=self._timeline.under_way_id,
-            forecast_error=forecast_error,
-            error=error,
+            delay_over_limit=self._planner.over_limit,
+            observation_id=plan.observation_id(index),
+            forecast_error=planned.forecast_error,
+            error=planned.error,
+            execution=execution,
         )
+
+    def _standing(self, start_ns: int, reading: Reading) -> Float:
+        """The set-point that stands; at the first tick of an episode, where the robot is."""
+        if self._set_point is None:
+            position = self._planner.position(reading)
+            if self._executor is not None:
+                self._executor.reset(start_ns, position)
+            self._direct.reset(position)
+            self._set_point = position
+        return self._set_point
 
     def _keep_time(self, now_ns: int) -> int:
         """Returns the number of ticks that should have come before this one and did not."""
@@ -223,103 +204,13 @@ class ControlLoop:
         period = self._config.control_period_ns
         missed = max((now_ns - self._due_ns) // period, 0)
         self._due_ns += (missed + 1) * period
-        self._counters.ticks += 1
-        self._counters.missed_deadlines += missed
+        self._planner.counters.ticks += 1
+        self._planner.counters.missed_deadlines += missed
         return missed
 
-    def _observe(self, index: int, reading: Reading) -> tuple[bool, OnsetError | None]:
-        """Says whether an observation was sent, or why it could not be."""
-        if self._set_point is None:
-            self._set_point = self._initial_set_point(reading)
-        try:
-            observation = self._observer.observe(index, reading, self._set_point, self._timeline)
-            if observation is None:
-                return False, None
-            check_observation(observation, self._spec)
-            self._link.submit(observation)
-        except OnsetError as error:
-            return False, error
-        self._observer.sent(observation)
-        self._counters.observations += 1
-        self._counters.over_limit += self._observer.over_limit
-        return True, None
 
-    def _initial_set_point(self, reading: Reading) -> Float:
-        state = check_vector("reading.state", reading.state, self._spec.state_names)
-        return np.clip(state[self._state_index], self._lower, self._upper)
-
-    def _receive(self, now_ns: int, index: int) -> tuple[bool, OnsetError | None]:
-        """Merges what has arrived; says whether it amends this step, and what the link raised."""
-        try:
-            pieces = self._link.poll(now_ns)
-        except OnsetError as error:
-            return False, error
-        counters = self._counters
-        amended_before = counters.amended
-        for piece in pieces:
-            counters.slices += 1
-            if piece.actions.shape != (len(piece.steps), len(self._spec.action)):
-                counters.malformed += 1
-                continue
-            self._observer.answered(piece, now_ns)
-            aligned = self._observer.align(self._speed_up(piece), index)
-            if aligned is None:
-                counters.superseded += len(piece.steps)
-                continue
-            merged = self._timeline.merge(aligned, index)
-            for count in fields(MergeResult):
-                total = getattr(counters, count.name) + getattr(merged, count.name)
-                setattr(counters, count.name, total)
-        return counters.amended > amended_before, None
-
-    def _speed_up(self, piece: ActionSlice) -> ActionSlice:
-        continued = self._observer.continued(piece.observation_id)
-        return speed_up_slice(piece, self._config.speedup, continued)
-
-    def _begin_step(self, index: int, skipped: int) -> _Step:
-        """Takes the action of a step; without a usable one the last set-point is held."""
-        start = np.asarray(self._set_point, dtype=np.float32)
-        held = _Step(index, start, start, TickCode.STARVED, clamped=False)
-        step = self._towards(self._timeline.execute(index), held)
-        self._counters.steps += 1
-        self._counters.skipped += skipped
-        self._counters.starved += step.code is TickCode.STARVED
-        return step
-
-    def _amend_step(self, step: _Step, elapsed_ns: int) -> _Step:
-        """Goes from the present set-point to the action that now stands at the step under way."""
-        start = np.asarray(self._set_point, dtype=np.float32)
-        rest = replace(step, start=start, since_ns=elapsed_ns)
-        return self._towards(self._timeline.action(step.index), rest)
-
-    def _towards(self, action: Float | None, step: _Step) -> _Step:
-        """The step with the action as its target; its own target where there is no usable one."""
-        if action is None:
-            return step
-        if not np.isfinite(action).all():
-            self._counters.refused += 1
-            return replace(step, code=TickCode.REFUSED)
-        target = np.clip(action, self._lower, self._upper)
-        clamped = bool((target != action).any())
-        if self._config.keep_velocity or self._config.speedup > 1:
-            rest_ns = self._spec.period_ns - step.since_ns
-            target, short = limit_step(step.start, target, self._limits, rest_ns)
-            clamped = clamped or short
-        self._counters.clamped += clamped
-        return replace(step, target=target, code=TickCode.RUNNING, clamped=clamped)
-
-
-def _check_spec(spec: RobotSpec, config: LoopConfig) -> None:
-    if spec.period_ns % config.control_period_ns:
-        raise OnsetError(
-            ErrorCode.BAD_VALUE,
-            "config.control_period_ns",
-            config.control_period_ns,
-            f"a divisor of the policy period {spec.period_ns}",
-        )
-    if missing := sorted(set(spec.action_names) - set(spec.state_names)):
-        raise OnsetError(ErrorCode.BAD_NAMES, "robot.action", missing, list(spec.state_names))
-    if relative := [d.name for d in spec.action if d.kind is not ActionKind.ABSOLUTE]:
-        raise OnsetError(
-            ErrorCode.BAD_VALUE, "robot.action.kind", relative, f"{ActionKind.ABSOLUTE} only"
-        )
+def _code_of(execution: Execution) -> TickCode:
+    if execution.refused:
+        return TickCode.REFUSED
+    driven = execution.mode in (Mode.RUNNING, Mode.COASTING)
+    return TickCode.RUNNING if driven else TickCode.STARVED

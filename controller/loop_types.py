@@ -7,6 +7,7 @@ from enum import StrEnum
 
 from controller.bounds import MAX_HORIZON, check_range
 from controller.errors import ErrorCode, OnsetError
+from controller.executor import Execution
 from controller.strategy import Strategy, get_strategy
 from controller.types import Float
 
@@ -94,6 +95,7 @@ class TickResult:
             forecast state. Shape (S,). Else None.
         error: Why an observation was not sent, or what the link raised; else None. The loop
             goes on.
+        execution: What the executor decided, where the loop moves within limits.
     """
 
     code: TickCode
@@ -108,6 +110,7 @@ class TickResult:
     observation_id: int = -1
     forecast_error: Float | None = None
     error: OnsetError | None = None
+    execution: Execution | None = None
 
 
 @dataclass

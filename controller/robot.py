@@ -1,13 +1,14 @@
-"""The one protocol for simulated and real robots, and a robot without a body for tests."""
+"""The protocols for simulated and real robots, and a robot without a body for tests."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
 import numpy as np
 
 from controller.clock import Clock
-from controller.types import Command, Float, Reading, RobotSpec
+from controller.types import Command, Float, Image, Reading, RobotSpec
 
 
 class Robot(Protocol):
@@ -23,6 +24,46 @@ class Robot(Protocol):
     def write(self, command: Command) -> None:
         """Sends one set-point."""
         ...
+
+
+class Joints(Protocol):
+    """The joints of a robot; used by one thread, which waits for no camera.
+
+    ``close`` leaves the arm holding where it is; ``close(release=True)`` lets it go limp.
+    """
+
+    @property
+    def spec(self) -> RobotSpec: ...
+
+    def connect(self) -> None: ...
+
+    def read_state(self) -> Float:
+        """Returns the measured state. Shape (S,), units as in the spec."""
+        ...
+
+    def write(self, command: Command) -> None:
+        """Sends one set-point."""
+        ...
+
+    def close(self, *, release: bool = False) -> None: ...
+
+
+class Cameras(Protocol):
+    """The cameras of a robot; used by one thread, another than that of the joints."""
+
+    @property
+    def spec(self) -> RobotSpec: ...
+
+    def connect(self) -> None: ...
+
+    def frames(self) -> tuple[int, Mapping[str, Image]]:
+        """Returns when the oldest of the frames was captured [ns], and the newest of each.
+
+        Frames are uint8 RGB. Shape (h, w, 3).
+        """
+        ...
+
+    def close(self) -> None: ...
 
 
 class FakeRobot:

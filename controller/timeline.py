@@ -30,6 +30,7 @@ import numpy as np
 
 from controller.bounds import MAX_HORIZON, check_range
 from controller.errors import ErrorCode, OnsetError
+from controller.plan import Plan
 from controller.types import ActionSlice, Float
 
 
@@ -87,6 +88,7 @@ class Timeline:
         if not 0 < new_share <= 1:
             raise OnsetError(ErrorCode.BAD_VALUE, "new_share", new_share, "0 < new_share <= 1")
         self._new_share = new_share
+        self._version = 0
         self.reset()
 
     def reset(self, first_observation_id: int = 0) -> None:
@@ -101,6 +103,27 @@ class Timeline:
         self._next_step = 0
         self._missing = 0
         self._skipped = 0
+        self._version += 1
+        self._renewed_ns = -1
+
+    @property
+    def version(self) -> int:
+        """Grows with every change of what stands."""
+        return self._version
+
+    def plan(self, step: int) -> Plan:
+        """What stands from a step on, which is under way or to come."""
+        count = max(max(self._entries, default=step) + 1 - step, 1)
+        standing = [self._standing(at) for at in range(step, step + count)]
+        width = next((len(entry.action) for entry in standing if entry is not None), 0)
+        gap = np.zeros(width, dtype=np.float32)
+        return Plan(
+            step,
+            np.stack([gap if entry is None else entry.action for entry in standing]),
+            np.array([-1 if e is None else e.observation_id for e in standing], dtype=np.int64),
+            self._renewed_ns,
+            self._version,
+        )
 
     @property
     def next_step(self) -> int:
@@ -139,13 +162,14 @@ class Timeline:
         entry = self._standing(step)
         return None if entry is None else entry.action
 
-    def merge(self, piece: ActionSlice, now_step: int) -> MergeResult:
+    def merge(self, piece: ActionSlice, now_step: int, now_ns: int = -1) -> MergeResult:
         """Merges one slice and says what became of each of its actions.
 
         Args:
             piece: The slice.
             now_step: The present step; actions for earlier steps are late. Where it has begun, it
                 is the step under way and may be amended.
+            now_ns: The present [ns], robot's clock, by which the plan's age is told.
         """
         if piece.observation_id < self._first_observation_id:
             return MergeResult(stale=len(piece.steps))
@@ -154,6 +178,9 @@ class Timeline:
         first = max(now_step, self._next_step - 1)
         for step, action in zip(piece.steps.tolist(), piece.actions, strict=True):
             counts[self._place(step, action, piece.observation_id, first)] += 1
+        if counts["accepted"] or counts["amended"]:
+            self._version += 1
+            self._renewed_ns = now_ns
         return MergeResult(**counts)
 
     def _place(self, step: int, action: Float, observation_id: int, first: int) -> str:
@@ -196,6 +223,7 @@ class Timeline:
         gone = [at for at, e in self._entries.items() if at >= step and not e.committed]
         for at in gone:
             del self._entries[at]
+        self._version += 1
         return len(gone)
 
     def commit(self, step: int, delay: int) -> Float:
@@ -231,6 +259,7 @@ class Timeline:
         for passed in [at for at in self._entries if at < step]:
             del self._entries[passed]
         self._next_step = step + 1
+        self._version += 1
         if entry is None:
             self._missing += 1
             return None
