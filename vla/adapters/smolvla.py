@@ -1,0 +1,94 @@
+"""SmolVLA behind ``FlowPolicy``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from lerobot.policies.common.vla_utils import make_att_2d_masks
+from lerobot.policies.smolvla.modeling_smolvla import SmolVLAPolicy
+from lerobot.utils.constants import OBS_LANGUAGE_ATTENTION_MASK, OBS_LANGUAGE_TOKENS
+from torch import Tensor
+
+from vla.adapters.capabilities import Capabilities
+from vla.adapters.flow import Batch, FlowAdapter, replace_tail, time_rows
+from vla.adapters.kv import FrozenCache, PrefixContext
+from vla.adapters.tower import Slot, Tower
+
+
+class SmolVLAAdapter(FlowAdapter[PrefixContext]):
+    """SmolVLA: images, words and the state in the prefix; causal action tokens."""
+
+    capabilities = Capabilities(
+        per_index_time=True,
+        prefix=True,
+        guidance=("vjp", "identity"),
+        cache=("tower",),
+        one_step_head=False,
+    )
+
+    def __init__(self, policy: SmolVLAPolicy) -> None:
+        super().__init__(policy)
+        backbone = self.model.vlm_with_expert
+        self.tower = backbone.embed_image = Tower(backbone.embed_image)
+        self.model.action_time_mlp_in.register_forward_pre_hook(self._before_time)
+
+    @property
+    def expert_steps(self) -> int:
+        return int(self.config.num_steps)
+
+    @property
+    def image_size(self) -> tuple[int, int] | None:
+        size = self.config.resize_imgs_with_padding  # (width, height)
+        return None if size is None else (size[1], size[0])
+
+    def encode(self, batch: Batch, slots: Sequence[Slot] | None = None) -> PrefixContext:
+        batch = self.policy._prepare_batch(dict(batch))
+        images, image_masks = self.policy.prepare_images(batch)
+        state = self.policy.prepare_state(batch)
+        words, word_mask = batch[OBS_LANGUAGE_TOKENS], batch[OBS_LANGUAGE_ATTENTION_MASK]
+        with self.tower.using(slots):
+            rows, pad, steps = self.model.embed_prefix(
+                images, image_masks, words, word_mask, state=state
+            )
+        _, cache = self.model.vlm_with_expert.forward(
+            attention_mask=make_att_2d_masks(pad, steps),
+            position_ids=torch.cumsum(pad, dim=1) - 1,
+            past_key_values=None,
+            inputs_embeds=[rows, None],
+            use_cache=True,
+        )
+        image_rows = max(0, pad.shape[1] - words.shape[1] - 1)
+        return PrefixContext.of(cache, pad, state[:, :0], image_rows)
+
+    def velocity(self, x: Tensor, tau: Tensor, context: PrefixContext) -> Tensor:
+        with self._with_times(tau):
+            return self.model.denoise_step(
+                prefix_pad_masks=context.pad,
+                past_key_values=FrozenCache(context),
+                x_t=x,
+                timestep=tau[:, 0],
+            )
+
+    def _before_time(self, module: torch.nn.Module, inputs: tuple[Tensor]) -> Any:
+        if self._times is None:
+            return None
+        low, high = self.config.min_period, self.config.max_period
+        times = time_rows(self._times, inputs[0].shape[-1] // 2, low, high)
+        return (replace_tail(inputs[0], times),)
+
+    @staticmethod
+    def stack(contexts: Sequence[PrefixContext]) -> PrefixContext:
+        return PrefixContext.stack(contexts)
+
+    def finish(self, values: Tensor) -> Tensor:
+        actions = super().finish(values)
+        if self.config.adapt_to_pi_aloha:
+            actions = self.policy._pi_aloha_encode_actions(actions.clone())
+        return actions
+
+    def fill(self, actions: Tensor) -> Tensor:
+        if self.config.adapt_to_pi_aloha:
+            actions = self.policy._pi_aloha_encode_actions_inv(actions.clone())
+        return super().fill(actions)
