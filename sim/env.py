@@ -14,6 +14,7 @@ from sim.task import Task
 
 PHYSICS_DT = 0.002  # [s]
 TASK_DT = 0.01  # the task's own motion and scoring [s]
+_PER_TASK = round(TASK_DT / PHYSICS_DT)
 
 _TEMPLATE = """
 <mujoco model="onset">
@@ -175,12 +176,28 @@ class SimRobot:
 
     def advance_to(self, now_ns: int) -> None:
         """Runs physics up to ``now_ns``, moving the task every ``TASK_DT``."""
-        per_task = round(TASK_DT / PHYSICS_DT)
         while self._origin_ns + round((self.data.time + TASK_DT / 2) * 1e9) <= now_ns:
-            mujoco.mj_step(self.model, self.data, per_task)
-            # Kinematics of the new state: cameras and distances would be one step stale without.
-            mujoco.mj_kinematics(self.model, self.data)
-            self.task.advance(self.model, self.data, TASK_DT)
+            mujoco.mj_step(self.model, self.data, _PER_TASK)
+            self._advance_task()
+        self.place_cameras()
+
+    def step(self) -> None:
+        """Runs one physics step, ``PHYSICS_DT``: for who sets the servos' targets in between.
+
+        The task moves after every ``TASK_DT``, as in ``advance_to``, with the same outcome. Before
+        frames are rendered, ``place_cameras`` is to be called.
+        """
+        mujoco.mj_step(self.model, self.data)
+        if round(self.data.time / PHYSICS_DT) % _PER_TASK == 0:
+            self._advance_task()
+
+    def _advance_task(self) -> None:
+        # Kinematics of the new state: cameras and distances would be one step stale without.
+        mujoco.mj_kinematics(self.model, self.data)
+        self.task.advance(self.model, self.data, TASK_DT)
+
+    def place_cameras(self) -> None:
+        """Moves bodies and cameras to where the present joints put them."""
         mujoco.mj_kinematics(self.model, self.data)
         mujoco.mj_camlight(self.model, self.data)
 

@@ -28,7 +28,7 @@ class Film:
     """The states of one episode, and what to write under the picture.
 
     Attributes:
-        robot: The simulated arm that is filmed.
+        robot: The simulated arm that is filmed, or one with the same task.
         caption: Written at the bottom of each frame.
     """
 
@@ -39,7 +39,17 @@ class Film:
     def capture(self) -> None:
         """Keeps the present state."""
         data = self.robot.data
-        self._states.append((data.qpos.copy(), data.mocap_pos.copy(), data.mocap_quat.copy()))
+        self.keep(data.qpos, data.mocap_pos, data.mocap_quat)
+
+    def keep(self, qpos: NDArray, mocap_pos: NDArray, mocap_quat: NDArray) -> None:
+        """Keeps a state of the same task that was simulated elsewhere.
+
+        Args:
+            qpos: Generalised positions of arm and scene. Shape (nq,).
+            mocap_pos: Places of the bodies that the task moves [m]. Shape (n, 3).
+            mocap_quat: How they are turned, as unit quaternions. Shape (n, 4).
+        """
+        self._states.append((qpos.copy(), mocap_pos.copy(), mocap_quat.copy()))
 
     def frames(self, count: int | None = None) -> Iterator[Image]:
         """Renders what was kept, with what the policy sees in the lower corner.
