@@ -86,11 +86,13 @@ class Ledger:
         self._stats.refused += 1
         return entry.letter
 
-    def silence_s(self, now_s: float) -> float:
-        """How long nothing has been heard while a reply is awaited [s]; 0 where none is.
+    @property
+    def awaited(self) -> int:
+        """Observations of which a reply is awaited; one that was overtaken no longer is."""
+        return sum(id >= self._newest_heard for id in self._entries)
 
-        An observation that a newer one has overtaken is no longer awaited.
-        """
+    def silence_s(self, now_s: float) -> float:
+        """How long nothing has been heard while a reply is awaited [s]; 0 where none is."""
         awaited = [e.sent_s for id, e in self._entries.items() if id >= self._newest_heard]
         return max(0.0, now_s - max(min(awaited), self._heard_s)) if awaited else 0.0
 

@@ -229,7 +229,7 @@ class SessionRunner:
                 self._wake.clear()
                 # A server that leaves would refuse it; the next one is given it instead.
                 while not (self._leaving or self._closing.is_set()):
-                    message = self._mailbox.take()
+                    message = self._mailbox.take(resets_only=self._full)
                     if message is None:
                         break
                     await self._send_message(call, message)
@@ -270,7 +270,10 @@ class SessionRunner:
                 self._ledger.heard(_now_s())
             if self._states.state is LinkState.STALE:
                 self._states.enter(LinkState.STREAMING, "heard from the server")
+            was_full = self._full
             self._take_in(message)
+            if was_full and not self._full:
+                self._wake.set()
 
     def _take_in(self, message: ServerMessage) -> None:
         if isinstance(message, ActionSlice):
@@ -333,6 +336,10 @@ class SessionRunner:
         stale_s = max(self._config.stale_after_s, deadline_s / 2)
         if silence_s > stale_s and self._states.state is LinkState.STREAMING:
             self._states.enter(LinkState.STALE, f"no reply within {stale_s:.3g} s")
+
+    @property
+    def _full(self) -> bool:
+        return self._ledger.awaited >= self._config.max_awaited
 
     @property
     def _robot(self) -> RobotSpec:

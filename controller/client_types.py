@@ -29,6 +29,8 @@ class LinkConfig:
             [s]. Doubles while there has been no session yet, for a slow network.
         min_backoff_s: The first retry waits at most this long [s].
         max_backoff_s: No retry waits longer [s].
+        max_awaited: While so many observations are awaited, the next one waits here, where a newer
+            one replaces it, and not in the buffers of a slow network [count].
     """
 
     reply_deadline_s: float = 0.25
@@ -37,12 +39,13 @@ class LinkConfig:
     connect_timeout_s: float = 0.4
     min_backoff_s: float = 0.05
     max_backoff_s: float = 0.25
+    max_awaited: int = 8
 
     def __post_init__(self) -> None:
         for name in (field.name for field in fields(self)):
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
-                raise OnsetError(ErrorCode.BAD_VALUE, f"config.{name}", value, "> 0 s, finite")
+                raise OnsetError(ErrorCode.BAD_VALUE, f"config.{name}", value, "> 0, finite")
         if self.min_backoff_s > self.max_backoff_s:
             raise OnsetError(
                 ErrorCode.BAD_VALUE,

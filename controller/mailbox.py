@@ -129,14 +129,16 @@ class Mailbox:
             self._reset = self._unsaid = None
             return self._episode, self._prompt
 
-    def take(self) -> Reset | Letter | None:
+    def take(self, resets_only: bool = False) -> Reset | Letter | None:
         """Takes what is to be sent next: a reset goes before the observations after it."""
         with self._lock:
             if self._reset is not None:
                 message, self._reset = self._reset, None
-            else:
-                message, self._letter = self._letter, None
-            return message
+                return message
+            if resets_only:
+                return None
+            letter, self._letter = self._letter, None
+            return letter
 
     def deliver(self, piece: ActionSlice) -> None:
         """Puts a slice in."""
