@@ -87,7 +87,7 @@ def plot_recording(
     figure.legend(
         handles=_handles(recording, bands, replayed is not None),
         loc="outside lower center",
-        ncols=9,
+        ncols=4 * columns,
         fontsize=8,
         frameon=False,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from datetime import datetime
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from mcap.reader import make_reader
 from numpy.typing import NDArray
 
+from controller import recorder
 from controller.errors import OnsetError
 from controller.record import EVENT_DTYPE, Level, RecordMeta, new_event, record_dtype
 from controller.recorder import (
@@ -153,15 +155,15 @@ def test_each_run_gets_a_file(tmp_path: Path) -> None:
 
 def test_overrun_is_told(tmp_path: Path) -> None:
     ring, events = FakeRing(META.dtype), FakeRing(EVENT_DTYPE)
-    recorder = Recorder(RecordingWriter(tmp_path / "a.mcap", META), ring, [events])
+    drained = Recorder(RecordingWriter(tmp_path / "a.mcap", META), ring, [events])
     ring.put(some_records(5))
     events.put(new_event(3, Level.ERROR, "session lost"))
-    assert recorder.drain() == 6
+    assert drained.drain() == 6
     ring.put(some_records(5, first=12))
     ring.lost, events.lost = 7, 2
-    recorder.drain()
-    recorder.close()
-    assert recorder.lost == 9
+    drained.drain()
+    drained.close()
+    assert drained.lost == 9
     recording = read_recording(tmp_path / "a.mcap")
     assert recording.missing_ticks == 7
     assert "7 ticks" in recording.remarks()[0]
@@ -177,8 +179,8 @@ def test_overrun_is_told(tmp_path: Path) -> None:
 def test_events_of_any_bytes_are_kept(tmp_path: Path) -> None:
     events = FakeRing(EVENT_DTYPE)
     events.put(np.array([(1, 99, b"\xff odd")], EVENT_DTYPE))
-    recorder = Recorder(RecordingWriter(tmp_path / "a.mcap", META), FakeRing(META.dtype), [events])
-    recorder.close()
+    drained = Recorder(RecordingWriter(tmp_path / "a.mcap", META), FakeRing(META.dtype), [events])
+    drained.close()
     assert read_recording(tmp_path / "a.mcap").events == (Event(1, Level.INFO, "\ufffd odd"),)
 
 
@@ -196,6 +198,18 @@ def test_what_is_left_is_written_when_it_stops(tmp_path: Path) -> None:
     recording = read_recording(paths[0])
     assert recording.complete
     assert recording.records["tick"].tolist() == list(range(3, 12))
+
+
+def test_orphan_stops_when_nothing_comes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever should have stopped it is gone, and so is whoever wrote records."""
+    monkeypatch.setattr(recorder, "ORPHAN_S", 0.2)
+    parents = iter([7, 7, 7])
+    monkeypatch.setattr(os, "getppid", lambda: next(parents, 1))
+    ring, events = FakeRing(META.dtype), FakeRing(EVENT_DTYPE)
+    ring.put(some_records(3))
+    paths: list[Path] = []
+    assert record_process(ring, [events], tmp_path, META, lambda: False, opened=paths.append) == 3
+    assert read_recording(paths[0]).complete
 
 
 def test_viewer_finds_schemas_messages_and_metadata(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -114,6 +115,24 @@ def test_overrun_of_a_stopped_recorder_is_told(segment: Segment, tmp_path: Path)
     assert len(recording.records) == RECORDS_KEPT
     assert recording.events[-1].level == Level.WARNING
     assert "overrun: 40 records" in recording.events[-1].text
+
+
+def test_full_disk_ends_the_recorder_alone(segment: Segment, tmp_path: Path) -> None:
+    recorder, path = start_recorder(segment.name, tmp_path, META)
+    resource.prlimit(recorder.pid, resource.RLIMIT_FSIZE, (20_000, 20_000))
+    give_up = time.monotonic() + 20
+    count = 0
+    while recorder.poll() is None:
+        assert time.monotonic() < give_up
+        for record in some_records(10, first=count):
+            segment.ring("records").write(record)
+        count += 10
+        time.sleep(0.01)
+    assert recorder.returncode == 1
+    recording = read_recording(path)
+    assert len(recording.records) > 10
+    assert recording.missing_ticks == 0
+    assert "never closed" in recording.remarks()[0]
 
 
 def test_segment_of_another_robot_is_refused(segment: Segment, tmp_path: Path) -> None:
