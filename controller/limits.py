@@ -18,12 +18,13 @@ stays within the limits of position and velocity. Ruckig's free version does not
 position; but a stop can always be gone on with, so candidate 5 of an allowed state is allowed,
 and by induction no sequence of targets leads past a limit.
 
-What to expect at 200 Hz under 5 rad/s, 40 rad/s^2, 2000 rad/s^3: sines that use up to 95 % of
-the acceleration are followed exactly, once they are caught (from 90 % on that may take long). A piecewise cubic (Hermite, 25 Hz) has
-steps of acceleration at its knots; up to a third of jerk times period they are followed exactly,
-larger ones are rounded off within some 10 periods, with errors below 1 mrad where the reference
-uses a third of the limits and below 3 mrad at 60 %. A reference beyond the limits is followed
-badly, with overshoot: make it slower before, not here. Give float64; the rounding of float32 looks like jerk.
+What to expect at 200 Hz under 5 rad/s, 40 rad/s^2, 2000 rad/s^3: sines that use up to 80 % of
+the limits are followed exactly, once they are caught; above that it may take long to catch them.
+A piecewise cubic (Hermite, 25 Hz) has steps of acceleration at its knots; up to a third of jerk
+times period they are followed exactly, larger ones are rounded off within some 10 periods, with
+errors below 1 mrad where the reference uses a third of the limits and below 3 mrad at 60 %. A
+reference beyond the limits is followed badly, with overshoot: make it slower before, not here.
+Give float64; the rounding of float32 looks like jerk.
 """
 
 from __future__ import annotations
