@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -21,7 +22,19 @@ from controller.forecast import Forecaster
 from controller.strategy import Strategy
 from controller.types import Float, Observation
 from vla.guidance import Guide, rtc_weights
-from vla.transforms import Normaliser
+
+
+class Scales(Protocol):
+    """How a policy normalises a robot's actions."""
+
+    @property
+    def chunk_shape(self) -> tuple[int, int]:
+        """H, and the width of the model's actions."""
+        ...
+
+    def chunk(self, chunk: Tensor, state: Tensor) -> Tensor:
+        """Absolute actions of the first n indices (B, n, A), at states (B, S), as the model's."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -118,7 +131,7 @@ class ChunkMemory:
 def make_condition(
     strategy: Strategy,
     observation: Observation,
-    scales: Normaliser,
+    scales: Scales,
     max_delay: int,
     memory: ChunkMemory | None = None,
 ) -> Condition:
@@ -163,10 +176,10 @@ def make_condition(
     return Condition(start, state, prefix, strategy.left_out(observation.delay), guide)
 
 
-def _guide(strategy: Strategy, observation: Observation, scales: Normaliser) -> Guide | None:
+def _guide(strategy: Strategy, observation: Observation, scales: Scales) -> Guide | None:
     """The old chunk where it stands; None where it has ended."""
     old = np.concatenate([observation.committed, observation.planned])
-    horizon, dims = scales.chunk_mean.shape
+    horizon, dims = scales.chunk_shape
     # Its last s indices are left free: the paper's H - s is what the old chunk still has, and all
     # of a chunk's actions may stand ahead only where nothing of it was executed.
     count = min(len(old), horizon - 1)
@@ -179,6 +192,6 @@ def _guide(strategy: Strategy, observation: Observation, scales: Normaliser) -> 
     return Guide(target, weights, rule)
 
 
-def _normalised(actions: Float, state: Float, scales: Normaliser) -> Tensor:
+def _normalised(actions: Float, state: Float, scales: Scales) -> Tensor:
     rows, at = (torch.from_numpy(np.array(a, dtype=np.float32))[None] for a in (actions, state))
     return scales.chunk(rows, at)

@@ -15,14 +15,17 @@ ones less and less:
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from controller.errors import ErrorCode, OnsetError
 from vla.policy import Context, FlowPolicy
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 Rule = Literal["vjp", "identity"]
 
@@ -186,16 +189,16 @@ def _through_policy(
     return velocity.detach(), correction
 
 
-def for_autograd(context: Context) -> Context:
-    """A copy of a context that autograd may use, wherever the context was made."""
+def for_autograd[C: DataclassInstance](context: C) -> C:
+    """A copy of a context that autograd may use, wherever the context was made.
 
-    def copy(tensor: Tensor) -> Tensor:
-        return tensor.detach().clone()
+    Its fields may be tensors, tuples of tensors, and what holds no tensor.
+    """
+
+    def copy(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(map(copy, value))
+        return value.detach().clone() if isinstance(value, Tensor) else value
 
     with torch.inference_mode(False):
-        return replace(
-            context,
-            keys=tuple(map(copy, context.keys)),
-            values=tuple(map(copy, context.values)),
-            summary=copy(context.summary),
-        )
+        return replace(context, **{f.name: copy(getattr(context, f.name)) for f in fields(context)})

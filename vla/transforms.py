@@ -87,6 +87,12 @@ class Normaliser:
             relative,
         )
 
+    @property
+    def chunk_shape(self) -> tuple[int, int]:
+        """H and A."""
+        horizon, dims = self.chunk_mean.shape
+        return horizon, dims
+
     def state(self, state: Tensor) -> Tensor:
         """Normalises states. Shape (B, S)."""
         return (state - self.state_mean) / self.state_std

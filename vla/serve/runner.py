@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -43,6 +43,19 @@ class Inference(Protocol):
             strategy: What the chunk is conditioned on. Committed actions that it continues are not
                 yielded.
             memory: Of the session.
+        """
+        ...
+
+
+@runtime_checkable
+class PerSession(Protocol):
+    """An engine that keeps something of each session."""
+
+    def of(self, session: int) -> Inference:
+        """The engine as one session sees it.
+
+        Args:
+            session: The session's key.
         """
         ...
 
@@ -174,6 +187,8 @@ class Runner:
             text = f"the model began {waited_ms:.0f} ms after receipt, past the deadline"
             self._post(Reply(request, Notice(NoticeKind.OVERLOAD, text, observation.id)))
         try:
+            if isinstance(engine, PerSession):
+                engine = engine.of(request.session)
             for finished in engine.stream(
                 observation, request.prompt, request.strategy, request.memory
             ):

@@ -18,7 +18,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import grpc.aio
-import torch
 from google.protobuf.message import DecodeError
 
 from controller.codec import encode_description
@@ -27,10 +26,10 @@ from controller.messages import Description
 from controller.transport import SERVER_OPTIONS
 from onset.v1 import policy_pb2 as pb
 from vla.checkpoint import Checkpoint
-from vla.engine import Engine
-from vla.serve.config import ServeConfig, check_config, describe
+from vla.serve.config import ServeConfig, check_config
 from vla.serve.metrics import Metrics
 from vla.serve.runner import Inference, Reply, Runner, blank_observation
+from vla.serve.served import Served, as_served
 from vla.serve.stream import Malformed, SessionStream, Shared
 
 _log = logging.getLogger(__name__)
@@ -45,7 +44,7 @@ _OPTIONS = (*SERVER_OPTIONS, ("grpc.so_reuseport", 0))
 
 
 class PolicyServer:
-    """Serves one checkpoint. Its methods belong to one event loop.
+    """Serves one policy. Its methods belong to one event loop.
 
     Attributes:
         config: Its settings.
@@ -56,14 +55,14 @@ class PolicyServer:
 
     def __init__(
         self,
-        checkpoint: Checkpoint,
+        policy: Checkpoint | Served,
         config: ServeConfig | None = None,
         make_engine: Callable[[], Inference] | None = None,
     ) -> None:
         """Args:
-        checkpoint: The policy.
+        policy: The built-in one as its checkpoint, or another kind.
         config: Settings.
-        make_engine: Called on the model's thread; an ``Engine`` of the checkpoint when None.
+        make_engine: Called on the model's thread; the policy's own engine when None.
 
         Raises:
             OnsetError: A setting cannot be met.
@@ -75,18 +74,19 @@ class PolicyServer:
         self._keys = itertools.count()
         self._stopping = False
         self._loop: asyncio.AbstractEventLoop | None = None
-        description = describe(checkpoint, config)
+        served = as_served(policy)
+        description = served.describe(config)
         encode_description(description)  # checks it
         self._runner = Runner(
-            make_engine or (lambda: _engine(checkpoint, config)),
-            (blank_observation(description.robot), description.prompts[0]),
+            make_engine or (lambda: served.engine(config)),
+            (blank_observation(description.robot), next(iter(description.prompts), "")),
             lambda reply: self._call(self._deliver, reply),
             lambda: self._call(self._model_ended),
             config.threads,
         )
         self._shared = Shared(
             description,
-            checkpoint.tokeniser,
+            served,
             self._runner,
             self.metrics,
             ThreadPoolExecutor(config.decode_threads, thread_name_prefix="onset-decode"),
@@ -193,7 +193,7 @@ class PolicyServer:
 
 
 async def serve(
-    checkpoint: Checkpoint,
+    policy: Checkpoint | Served,
     config: ServeConfig,
     on_ready: Callable[[str], None],
     make_engine: Callable[[], Inference] | None = None,
@@ -201,7 +201,7 @@ async def serve(
     """Serves until SIGTERM or SIGINT, then drains. A second signal ends the process at once.
 
     Args:
-        checkpoint: The policy.
+        policy: As ``PolicyServer``'s.
         config: Settings.
         on_ready: Is told ``host:port`` once robots can connect.
         make_engine: As ``PolicyServer``'s.
@@ -226,7 +226,7 @@ async def serve(
             asked.set()
             loop.call_later(_SAME_SIGNAL_S, restore)
 
-    server = PolicyServer(checkpoint, config, make_engine)
+    server = PolicyServer(policy, config, make_engine)
     port = await server.start()
     for number in _SIGNALS:
         loop.add_signal_handler(number, leave)
@@ -242,17 +242,6 @@ async def serve(
     else:
         await server.stop()
     return asked.is_set()
-
-
-def _engine(checkpoint: Checkpoint, config: ServeConfig) -> Engine:
-    return Engine(
-        checkpoint,
-        schedule=config.schedule,
-        expert_steps=config.steps,
-        executed=config.executed,
-        seed=config.seed,
-        device=torch.device(config.device),
-    )
 
 
 async def _report(server: PolicyServer) -> None:

@@ -12,7 +12,6 @@ from controller.servo import servo_names
 from controller.strategy import STRATEGIES, Strategy, get_strategy
 from controller.types import Observation, RobotSpec
 from vla.chunking import ChunkMemory
-from vla.transforms import Tokeniser
 
 OVERLOAD_INTERVAL_NS = 1_000_000_000
 
@@ -114,18 +113,6 @@ def make_memory(strategy: Strategy, robot: RobotSpec) -> ChunkMemory | None:
     known = strategy.forecaster != "servo" or robot.name in servo_names()
     named = strategy.forecaster and known
     return ChunkMemory(make_forecaster(strategy.forecaster, robot) if named else None)
-
-
-def check_prompt(tokeniser: Tokeniser, field_name: str, prompt: str) -> None:
-    """Checks that the policy knows an instruction.
-
-    Raises:
-        OnsetError: UNKNOWN_PROMPT, with the instructions that it knows.
-    """
-    try:
-        tokeniser.encode(prompt)
-    except OnsetError as error:
-        raise OnsetError(error.code, field_name, error.given, error.allowed) from error
 
 
 def check_strategy(strategy: str, strategies: tuple[str, ...]) -> None:

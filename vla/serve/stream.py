@@ -17,7 +17,6 @@ import cv2
 import grpc
 import grpc.aio
 
-from controller.bounds import check_agreement
 from controller.codec import decode_client, decode_frames, encode_server
 from controller.errors import ErrorCode, OnsetError
 from controller.messages import (
@@ -36,8 +35,8 @@ from vla.serve.metrics import Metrics
 from vla.serve.outbox import Outbox
 from vla.serve.runner import Reply, Runner
 from vla.serve.scheduler import Request
-from vla.serve.session import Session, check_prompt, check_strategy
-from vla.transforms import Tokeniser
+from vla.serve.served import Served
+from vla.serve.session import Session, check_strategy
 
 _log = logging.getLogger(__name__)
 
@@ -61,7 +60,7 @@ class Shared:
 
     Attributes:
         description: What is served.
-        tokeniser: Knows the instructions.
+        served: The policy.
         runner: The model's thread.
         metrics: Counts.
         decoders: Threads that decode frames.
@@ -71,7 +70,7 @@ class Shared:
     """
 
     description: Description
-    tokeniser: Tokeniser
+    served: Served
     runner: Runner
     metrics: Metrics
     decoders: ThreadPoolExecutor
@@ -184,8 +183,8 @@ class SessionStream:
             raise OnsetError(
                 ErrorCode.OVERLOADED, "open", f"{others} sessions", f"{shared.max_sessions}"
             )
-        check_agreement(opening.robot, description.robot)
-        check_prompt(shared.tokeniser, "open.prompt", opening.prompt)
+        shared.served.check_robot(opening.robot)
+        shared.served.check_prompt("open.prompt", opening.prompt)
         check_strategy(opening.strategy, description.strategies)
         self._session = Session.opened(opening)
         shared.metrics.sessions += 1
@@ -214,7 +213,7 @@ class SessionStream:
         return self._session is not None
 
     def _reset(self, session: Session, message: Reset) -> None:
-        check_prompt(self._shared.tokeniser, "reset.prompt", message.prompt)
+        self._shared.served.check_prompt("reset.prompt", message.prompt)
         self._shared.runner.drop(self._key)
         for observation_id in sorted(session.reset(message)):
             self._supersede(observation_id, "a new episode has begun")
@@ -266,7 +265,7 @@ class SessionStream:
 
     def _check_prompt_of(self, observation_id: int, prompt: str) -> None:
         try:
-            check_prompt(self._shared.tokeniser, "observation.prompt", prompt)
+            self._shared.served.check_prompt("observation.prompt", prompt)
         except OnsetError as error:
             error.observation_id = observation_id
             raise
@@ -339,8 +338,10 @@ class SessionStream:
             await context.write(self._encode(*item))
 
     def _encode(self, message: ServerMessage, received_ns: int) -> pb.ServerMessage:
+        session = self._session
+        robot = self._shared.description.robot if session is None else session.robot
         try:
-            encoded = encode_server(message, self._shared.description.robot)
+            encoded = encode_server(message, robot)
         except OnsetError as error:  # the server's own fault: say so in the message's place
             _log.error("session %d: %s", self._key, error)
             self._shared.metrics.errors += 1

@@ -1,0 +1,189 @@
+"""A LeRobot policy at work: one observation in, finished actions out as they ripen."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from controller.errors import ErrorCode, OnsetError
+from controller.strategy import STRATEGIES, Strategy
+from controller.types import Observation
+from vla.adapters.load import LeRobotPolicy
+from vla.adapters.session import AdapterSession
+from vla.chunking import ChunkMemory, Condition, make_condition
+from vla.engine import Finished
+from vla.guidance import Guide
+from vla.policy import FlowPolicy
+from vla.sampler import Ripe, Sampler
+from vla.schedule import Schedule, make_schedule
+
+NAIVE = STRATEGIES["naive"]
+
+
+class LeRobotEngine:
+    """Runs a LeRobot policy on one device. Not thread-safe: one thread owns it.
+
+    The weights are there once, whatever the number of sessions.
+    """
+
+    def __init__(
+        self,
+        policy: LeRobotPolicy,
+        cameras: Mapping[str, str],
+        *,
+        schedule: str = "constant",
+        expert_steps: int | None = None,
+        executed: int | None = None,
+        seed: int = 0,
+        device: torch.device | None = None,
+        max_sessions: int = 64,
+    ) -> None:
+        """Args:
+        policy: The policy.
+        cameras: Robot's camera to the key that the preprocessor takes.
+        schedule: One of ``vla.schedule.SCHEDULES`` that the adapter supports.
+        expert_steps: Steps of the schedule; the checkpoint's own by default.
+        executed: Free actions that will be executed; all by default.
+        seed: Seeds the noise, with the observation's id.
+        device: Where the policy is; the CPU by default.
+        max_sessions: Sessions that are remembered; the one unused for longest is forgotten.
+
+        Raises:
+            OnsetError: The adapter does not support the schedule, or a value is out of range.
+        """
+        policy.adapter.capabilities.check_schedule(policy.name, schedule)
+        self.policy = policy
+        self._cameras, self._max_sessions = cameras, max_sessions
+        self._name, self._seed, self._executed = schedule, seed, executed
+        self._steps = policy.adapter.expert_steps if expert_steps is None else expert_steps
+        self._device = device or torch.device("cpu")
+        self._sessions: OrderedDict[int, AdapterSession] = OrderedDict()
+        self._samplers: dict[tuple[int, int], Sampler] = {}
+        self._sampler(0)  # now, so that a bad value is told at the start
+
+    def of(self, session: int) -> SessionEngine:
+        """The engine for one session; what is kept of it is made when it is first asked for."""
+        if session not in self._sessions:
+            self._sessions[session] = AdapterSession(self.policy, self._cameras)
+            if len(self._sessions) > self._max_sessions:
+                self._sessions.popitem(last=False)
+        self._sessions.move_to_end(session)
+        return SessionEngine(self, self._sessions[session])
+
+    def stream(
+        self,
+        observation: Observation,
+        prompt: str,
+        strategy: Strategy = NAIVE,
+        memory: ChunkMemory | None = None,
+    ) -> Iterator[Finished]:
+        """As ``SessionEngine.stream``, with nothing kept of a session."""
+        session = AdapterSession(self.policy, self._cameras)
+        return SessionEngine(self, session).stream(observation, prompt, strategy, memory)
+
+    @property
+    def device(self) -> torch.device:
+        return self._device
+
+    def noise(self, observation_id: int) -> Tensor:
+        """The noise of an observation's chunk. Shape (1, H, D)."""
+        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + observation_id)
+        shape = (1, self.policy.adapter.horizon, self.policy.adapter.action_dim)
+        return torch.randn(shape, generator=generator).to(self._device)
+
+    def run(self, context: Any, noise: Tensor, condition: Condition) -> Iterator[Ripe]:
+        """Walks the schedule behind the condition's prefix."""
+        prefix, guide = condition.prefix, condition.guide
+        sampler = self._sampler(condition.prefix_length, condition.left_out)
+        context = self.policy.adapter.begin(context, noise)
+        prefix = None if prefix is None else prefix.to(self._device)
+        return sampler.run(context, noise, prefix, _moved(guide, self._device))
+
+    def _sampler(self, delay: int, left_out: int = 0) -> Sampler:
+        executed = None if self._executed is None else self._executed + left_out
+        key = (delay, left_out)
+        if key not in self._samplers:
+            adapter = self.policy.adapter
+            schedule = walked(self._name, adapter.horizon, delay, self._steps, adapter.average)
+            # It has all that a sampler calls; its context is its own.
+            flow = cast(FlowPolicy, adapter)
+            self._samplers[key] = Sampler(flow, schedule, executed, self._device)
+        return self._samplers[key]
+
+
+@dataclass(frozen=True)
+class SessionEngine:
+    """The engine as one session sees it.
+
+    Attributes:
+        engine: The engine.
+        session: What is kept of the session.
+    """
+
+    engine: LeRobotEngine
+    session: AdapterSession
+
+    def stream(
+        self,
+        observation: Observation,
+        prompt: str,
+        strategy: Strategy = NAIVE,
+        memory: ChunkMemory | None = None,
+    ) -> Iterator[Finished]:
+        """Runs one inference; yields actions as they ripen. As ``vla.engine.Engine.stream``.
+
+        Raises:
+            OnsetError: An action came out non-finite, or the delay is more than the policy was
+                tuned for.
+        """
+        engine, session = self.engine, self.session
+        policy, device = engine.policy, engine.device
+        began = time.perf_counter_ns()
+        tuning = policy.tuning
+        most = tuning.max_start if strategy.late else tuning.max_delay
+        condition = make_condition(strategy, observation, session, most, memory)
+        batch, slots = session.batch(observation, condition.state, prompt, device)
+        with torch.inference_mode():
+            context = policy.adapter.encode(batch, slots)
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)  # so that its time is its own
+        encoded = time.perf_counter_ns()
+        start_step = observation.step + condition.start
+        first = condition.prefix_length + condition.left_out
+        for ripe in engine.run(context, engine.noise(observation.id), condition):
+            used = ripe.indices >= first
+            if not used.any():
+                continue
+            actions = session.actions(ripe.values[0])[used]
+            if not np.isfinite(actions).all():
+                raise OnsetError(ErrorCode.INTERNAL, "actions", "non-finite", "finite actions")
+            steps = start_step + ripe.indices[used] - condition.left_out
+            if memory is not None:
+                memory.note(observation.id, steps, actions)
+            yield Finished(
+                start_step,
+                steps,
+                actions,
+                ripe.final,
+                encoded - began,
+                time.perf_counter_ns() - encoded,
+                ripe.step,
+                context.image_rows,
+            )
+
+
+def walked(name: str, horizon: int, delay: int, steps: int, average: bool) -> Schedule:
+    """A schedule's table, for a sampler that knows where a step ends where ``average`` is set."""
+    schedule = make_schedule(name, horizon, delay, steps)
+    return replace(schedule, average=True) if average else schedule
+
+
+def _moved(guide: Guide | None, device: torch.device) -> Guide | None:
+    return None if guide is None else guide.to(device)
