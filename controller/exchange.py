@@ -147,4 +147,10 @@ def _sent(record: np.void) -> Sent:
         int(record["renewed_ns"]),
         int(record["version"]),
     )
-    return Sent(plan, int(record["episode"]), int(record["begin_ns"]), int(record["round_trip_ns"]))
+    return Sent(
+        plan,
+        int(record["episode"]),
+        int(record["begin_ns"]),
+        placed=bool(record["placed"]),
+        round_trip_ns=int(record["round_trip_ns"]),
+    )

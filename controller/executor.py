@@ -2,9 +2,9 @@
 
 ::
 
-    plan --> action of this step --> cubic --> ladder --> limiter --> checks --> set-point
-             (finite?)               (25 Hz    (mode)     (ruckig:
-                                     to 200)              v, a, j, position)
+    plan --> action of this step --> ladder --> preview --> limiter --> checks --> set-point
+             (finite?)               (mode)     (25 Hz      (ruckig:
+                                                to 200)     v, a, j, position)
 
 ``tick`` reads no clock, waits for nobody and knows neither robot nor network, so it is the same in
 a process of its own and in virtual time. One tick is one control period of motion, also where
@@ -21,11 +21,13 @@ from numpy.typing import NDArray
 from controller.errors import ErrorCode, OnsetError
 from controller.limits import Limiter, MotionLimits
 from controller.plan import Plan
-from controller.spline import Cubic, slope
+from controller.preview import PreviewTracker, sample
 from controller.types import Float, RobotSpec
 from controller.watchdog import Change, LadderConfig, Mode, Reason, Watchdog
 
 Array = NDArray[np.float64]
+
+_FAR = 4.0  # a jerk this much beyond the limit is left to the limiter
 
 
 @dataclass(frozen=True)
@@ -35,10 +37,13 @@ class ExecutorConfig:
     Attributes:
         control_period_ns: Time between ticks [ns]; divides the policy period.
         ladder: Thresholds of the modes.
+        bandwidth: How fast the motion answers to what the plan did not tell beforehand, and so how
+            much of the actions' scatter it lets through [rad/s].
     """
 
     control_period_ns: int
     ladder: LadderConfig = field(default_factory=LadderConfig)
+    bandwidth: float = 30.0
 
 
 @dataclass(frozen=True)
@@ -97,6 +102,10 @@ class Executor:
             )
         self._spec, self._limits, self._config = spec, limits, config
         self._limiter = Limiter(limits, config.control_period_ns)
+        self._tracker = PreviewTracker(config.control_period_ns, config.bandwidth)
+        self._tick = config.control_period_ns / spec.period_ns  # [steps]
+        # Steps of the plan that the preview reaches into, the one under way among them.
+        self._reach = 2 + int(self._tracker.ticks * self._tick)
         self.watchdog = Watchdog(config.ladder)
         self._state_index = [
             spec.state_names.index(n) if n in spec.state_names else -1 for n in spec.action_names
@@ -107,7 +116,7 @@ class Executor:
         self._lowest, self._highest = limits.lower - margin, limits.upper + margin
         self._is_reset = False
 
-    def reset(self, now_ns: int, position: Array) -> None:
+    def reset(self, now_ns: int, position: NDArray[np.floating]) -> None:
         """The arm stands at ``position``; step 0 begins now.
 
         Args:
@@ -122,7 +131,7 @@ class Executor:
         self._is_reset = True
         self.begin(now_ns)
 
-    def clear(self, now_ns: int, position: Array) -> Change | None:
+    def clear(self, now_ns: int, position: NDArray[np.floating]) -> Change | None:
         """Leaves FAULT: the arm holds where it is measured, until fresh actions come.
 
         Raises:
@@ -136,9 +145,8 @@ class Executor:
         """Begins an episode: step 0 is now. The arm goes on from where it is."""
         self._begin_ns = now_ns
         self._index, self._version = -1, -1
-        self._knot: Array | None = None  # where this step is to end
-        self._last_knot: Array | None = None  # and the one before
-        self._cubic: Cubic | None = None
+        self._knots: Array | None = None  # where this step began, ends, and those after it end
+        self._last_knot: Array | None = None  # where the step before was to end
         self._blend: tuple[int, Array] | None = None  # since when, and from where
         self._target = self._limiter.position.copy()
 
@@ -181,8 +189,9 @@ class Executor:
         index = (now_ns - self._begin_ns) // self._spec.period_ns
         boundary = index != self._index
         if boundary:
-            self._last_knot = self._knot if index == self._index + 1 else None
-            self._knot, self._index = None, index
+            follows = self._knots is not None and index == self._index + 1
+            self._last_knot = self._knots[1] if follows and self._knots is not None else None
+            self._index = index
         desired = plan.action(index)
         refused = desired is not None and not np.isfinite(desired).all()
         before = self.watchdog.mode
@@ -200,15 +209,14 @@ class Executor:
             )
         driven = self.watchdog.mode in (Mode.RUNNING, Mode.COASTING)
         if driven:
-            if boundary or plan.version != self._version or self._cubic is None:
-                self._bend(now_ns, plan, before)
-            if self._cubic is not None:
-                self._follow(now_ns, self._cubic)
+            if boundary or plan.version != self._version or self._knots is None:
+                self._knots = self._take(now_ns, plan, before)
+            self._follow(now_ns, self._knots)
         elif goal is not None and stop and self.watchdog.mode is Mode.HOLDING:
             self._limiter.towards(*goal)
             self._target = goal[0]
         else:
-            self._cubic, self._blend = None, None
+            self._knots, self._blend = None, None
             self._limiter.brake()
             self._target = self._limiter.position.copy()
         self._version = plan.version
@@ -230,51 +238,56 @@ class Executor:
             change=change,
         )
 
-    def _bend(self, now_ns: int, plan: Plan, before: Mode) -> None:
-        """Makes the cubic from the present reference to the action at the end of this step."""
-        period_ns, index = self._spec.period_ns, self._index
-        end_ns = self._begin_ns + (index + 1) * period_ns
-        if self._cubic is None:
-            # After a stop the reference begins where the command is.
-            position, velocity = self._limiter.position.copy(), self._limiter.velocity.copy()
-            if before is Mode.HOLDING and self._config.ladder.resume_ns:
-                self._blend = (now_ns, position)
-        else:
-            position, velocity = self._cubic.at(now_ns)
-        self._knot = self._within(plan.actions[index - plan.first_step])
-        after = plan.action(index + 1)
-        ending = np.zeros_like(position)
-        if after is not None and np.isfinite(after).all():
-            seconds = period_ns * 1e-9
-            start = position if self._last_knot is None else self._last_knot
-            ahead = (self._within(after) - self._knot) / seconds
-            ending = slope((self._knot - start) / seconds, ahead)
-        self._cubic = Cubic(now_ns, end_ns - now_ns, position, velocity, self._knot, ending)
+    def _take(self, now_ns: int, plan: Plan, before: Mode) -> Array:
+        """Where this step began and ends, and where those after it end. Shape (n, A)."""
+        stopped = self._knots is None
+        start = self._limiter.position.copy() if self._last_knot is None else self._last_knot
+        if stopped and before is Mode.HOLDING and self._config.ladder.resume_ns:
+            self._blend = (now_ns, self._limiter.position.copy())
+        knots = [start]
+        for step in range(self._index, self._index + self._reach):
+            action = plan.action(step)
+            if action is None or not np.isfinite(action).all():
+                break
+            knots.append(self._within(action))
+        return np.stack(knots)
 
     def _within(self, action: Float) -> Array:
         return np.clip(action.astype(np.float64), self._limits.lower, self._limits.upper)
 
-    def _follow(self, now_ns: int, cubic: Cubic) -> None:
+    def _follow(self, now_ns: int, knots: Array) -> None:
         """One period along the reference; blended in after holding."""
-        position, velocity = cubic.at(now_ns + self._config.control_period_ns)
+        limits, limiter, tracker = self._limits, self._limiter, self._tracker
+        elapsed_ns = now_ns - self._begin_ns - self._index * self._spec.period_ns
+        ahead = sample(knots, elapsed_ns / self._spec.period_ns, tracker.ticks, self._tick)
         if self._blend is not None:
-            position, velocity = self._blended(now_ns, self._blend, position, velocity)
-        self._target = np.clip(position, self._limits.lower, self._limits.upper)
-        self._limiter.towards(self._target, velocity)
+            ahead = self._blended(now_ns, self._blend, ahead)
+        self._target = ahead[0]
+        jerk = tracker.jerk((limiter.position, limiter.velocity, limiter.acceleration), ahead)
+        t = self._config.control_period_ns * 1e-9
+        # Within the limits of jerk and acceleration this is what the limiter will do exactly; far
+        # beyond them linear control would overshoot, and the limiter's own way is taken.
+        far = np.abs(jerk) > _FAR * limits.jerk
+        least = np.maximum(-limits.jerk, (-limits.acceleration - limiter.acceleration) / t)
+        most = np.minimum(limits.jerk, (limits.acceleration - limiter.acceleration) / t)
+        jerk = np.minimum(np.maximum(jerk, least), most)
+        speed = limiter.velocity + t * (limiter.acceleration + t / 2 * jerk)
+        place = limiter.position + t * (
+            limiter.velocity + t * (limiter.acceleration / 2 + t / 6 * jerk)
+        )
+        rate = (ahead[1] - ahead[0]) / t
+        limiter.towards(np.where(far, ahead[0], place), np.where(far, rate, speed))
 
-    def _blended(
-        self, now_ns: int, blend: tuple[int, Array], position: Array, velocity: Array
-    ) -> tuple[Array, Array]:
+    def _blended(self, now_ns: int, blend: tuple[int, Array], ahead: Array) -> Array:
         """From where the arm was held to the reference, in a smooth step."""
         since_ns, held = blend
-        length_ns = self._config.ladder.resume_ns
-        u = (now_ns + self._config.control_period_ns - since_ns) / length_ns
-        if u >= 1:
+        period_ns, length_ns = self._config.control_period_ns, self._config.ladder.resume_ns
+        after_ns = now_ns - since_ns + period_ns * np.arange(1, len(ahead) + 1)
+        if after_ns[0] >= length_ns:
             self._blend = None
-            return position, velocity
-        share, rate = u * u * (3 - 2 * u), 6 * u * (1 - u) / (length_ns * 1e-9)
-        away = position - held
-        return held + share * away, share * velocity + rate * away
+            return ahead
+        u = np.minimum(after_ns / length_ns, 1.0)[:, None]
+        return held + u * u * (3 - 2 * u) * (ahead - held)
 
     def _broken(self, now_ns: int, measured: Float | None) -> Reason | None:
         """What the measured joints say against going on."""

@@ -244,12 +244,19 @@ class CacheFigures:
         rows_computed: Image tokens computed for this chunk.
         max_age: Largest age of a reused row [observations].
         dense_reason: Why everything was computed; empty when it was not.
+        base_id: The observation of which everything was last computed; -1 where nothing is kept.
     """
 
     rows: int
     rows_computed: int
     max_age: int = 0
     dense_reason: str = ""
+    base_id: int = -1
+
+    @property
+    def reused(self) -> float:
+        """Share of the image tokens that were not computed anew, 0..1."""
+        return 1 - self.rows_computed / self.rows if self.rows else 0.0
 
 
 @dataclass(frozen=True)
@@ -285,4 +292,4 @@ class Command:
     """
 
     time_ns: int
-    position: Float
+    position: NDArray[np.floating]

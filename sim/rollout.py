@@ -15,6 +15,7 @@ import numpy as np
 from controller.clock import Clock, ManualClock
 from controller.errors import OnsetError
 from controller.forecast import Forecaster
+from controller.limits import MotionLimits
 from controller.loop import ControlLoop
 from controller.loop_types import Counters, LoopConfig, TickResult
 from controller.types import Float, Observation
@@ -116,6 +117,7 @@ def run_episode(
     latency: Latency = NO_DELAY,
     config: LoopConfig | None = None,
     forecaster: Forecaster | None = None,
+    limits: MotionLimits | None = None,
     on_step: Callable[[int], None] | None = None,
     on_tick: Callable[[TickResult], None] | None = None,
 ) -> Episode:
@@ -128,13 +130,14 @@ def run_episode(
         latency: When the pieces of a chunk arrive.
         config: The control loop's settings; naive with K = 4 by default.
         forecaster: Tells the state ahead; by default the strategy's.
+        limits: Move smoothly within them; by default straight from action to action.
         on_step: Called at the end of every policy step.
         on_tick: Called with what every tick did, before physics goes on.
     """
     prompt = robot.reset(seed)
     config = config or loop_config(4)
     link = DelayedLink(stream, latency, seed)
-    loop = ControlLoop(robot, link, config, prompt, forecaster=forecaster)
+    loop = ControlLoop(robot, link, config, prompt, forecaster=forecaster, limits=limits)
     episode = drive(robot, loop, ManualClock(), seed, prompt, on_step=on_step, on_tick=on_tick)
     if episode.errors:
         raise episode.errors[0]
