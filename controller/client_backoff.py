@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from random import Random
 
 _MOST = 32  # times the base
-_DECAY = 0.9  # per answer
+_DECAY = 0.8  # per answer
 
 
 class Backoff:
@@ -37,8 +38,9 @@ class Backoff:
 class Patience:
     """A deadline for replies that learns from them.
 
-    It doubles when it was missed. Answers bring it back towards the base by a tenth each, but not
-    below twice the time that the last one took.
+    It doubles when it was missed, unless the server turns out to have been gone: that says nothing
+    about how long its replies take. Answers bring it back towards the base by a fifth each, but
+    not below twice the time that the last one took.
     """
 
     def __init__(self, base_s: float) -> None:
@@ -46,13 +48,19 @@ class Patience:
         base_s: The deadline to begin with [s]; it is never shorter, and never over 32 times.
         """
         self._base_s = base_s
-        self.deadline_s = base_s
+        self.deadline_s = self._before_s = base_s
 
     def missed(self) -> None:
         """The deadline has passed without a reply."""
+        self._before_s = self.deadline_s
         self.deadline_s = min(2 * self.deadline_s, _MOST * self._base_s)
+
+    def excuse(self) -> None:
+        """The last miss was none: there was no server that could have replied."""
+        self.deadline_s = min(self.deadline_s, self._before_s)
 
     def answered(self, took_s: float) -> None:
         """A reply took so long [s]."""
+        self._before_s = math.inf
         needed_s = max(self._base_s, 2 * took_s, _DECAY * self.deadline_s)
         self.deadline_s = min(needed_s, _MOST * self._base_s)

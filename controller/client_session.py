@@ -19,7 +19,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import replace
 from random import Random
 from typing import NoReturn
@@ -28,6 +28,7 @@ import grpc
 import grpc.aio
 
 from controller.client_backoff import Backoff, Patience
+from controller.client_call import Lost, check_opened, guard
 from controller.client_ledger import Ledger
 from controller.client_types import Event, LinkConfig, LinkStats
 from controller.codec import decode_server, encode_client
@@ -42,21 +43,8 @@ from onset.v1 import policy_pb2_grpc
 
 __all__ = ["Event", "LinkConfig", "LinkStats", "SessionRunner"]
 
-_LOST_CODES = {
-    grpc.StatusCode.OK,
-    grpc.StatusCode.UNAVAILABLE,
-    grpc.StatusCode.UNKNOWN,
-    grpc.StatusCode.ABORTED,
-    grpc.StatusCode.INTERNAL,
-    grpc.StatusCode.CANCELLED,
-    grpc.StatusCode.DEADLINE_EXCEEDED,
-}
 _CLOSE_GRACE_S = 0.5
 _LOOKS = 5  # at the silence, within the shortest time that matters
-
-
-class _Lost(Exception):
-    """The session ended in a way that opening again may mend."""
 
 
 class SessionRunner:
@@ -113,7 +101,7 @@ class SessionRunner:
         while not self._closing.is_set():
             try:
                 await self._session()
-            except _Lost as lost:
+            except Lost as lost:
                 if self._closing.is_set():
                     return
                 self._states.enter(LinkState.CONNECTING, str(lost))
@@ -147,8 +135,9 @@ class SessionRunner:
             try:
                 try:
                     await self._open(channel, call)
-                except _Lost:
+                except Lost:
                     self._stats.failed_attempts += 1
+                    self._patience.excuse()
                     raise
                 await self._exchange(call)
             finally:
@@ -171,15 +160,15 @@ class SessionRunner:
                 waited_s = self._connect_s
                 if not self._opened_before:
                     self._connect_s = min(2 * waited_s, self._config.open_timeout_s)
-                raise _Lost(f"no connection within {waited_s} s")
+                raise Lost(f"no connection within {waited_s} s")
             if not done:
                 await asyncio.wait(ends, timeout=self._open_patience.deadline_s, **once)
             if closed.done():
-                raise _Lost("closed")
+                raise Lost("closed")
             if not asking.done():
                 waited_s = self._open_patience.deadline_s
                 self._open_patience.missed()
-                raise _Lost(f"no opened within {waited_s} s of connecting")
+                raise Lost(f"no opened within {waited_s} s of connecting")
             reply = asking.result()
         finally:
             for task in ends:
@@ -191,7 +180,7 @@ class SessionRunner:
             raise OnsetError(
                 ErrorCode.NOT_OPEN, "message", type(reply).__name__, "opened first", fatal=True
             )
-        _check_opened(reply, opening)
+        check_opened(reply, opening)
         self._stats.reopens += self._opened_before
         self._opened_before = True
         self._open_patience = Patience(self._config.connect_timeout_s)
@@ -223,7 +212,7 @@ class SessionRunner:
 
     async def _write(self, call: grpc.aio.StreamStreamCall) -> None:
         # An end of the call is left to the reader, which sees it after the last message.
-        with contextlib.suppress(_Lost, OnsetError):
+        with contextlib.suppress(Lost, OnsetError):
             while not self._closing.is_set():
                 await self._wake.wait()
                 self._wake.clear()
@@ -234,7 +223,7 @@ class SessionRunner:
                         break
                     await self._send_message(call, message)
             await self._send(call, encode_client(Close(), self._robot))
-            await _guard(call, call.done_writing())
+            await guard(call, call.done_writing())
 
     async def _send_message(self, call: grpc.aio.StreamStreamCall, message: Reset | Letter) -> None:
         if isinstance(message, Reset):
@@ -330,9 +319,9 @@ class SessionRunner:
             self._stats.reply_timeouts += 1
             self._patience.missed()
             what = "nothing could be sent" if blocked else "no reply"
-            raise _Lost(f"{what} within {deadline_s:.3g} s")
+            raise Lost(f"{what} within {deadline_s:.3g} s")
         if self._leaving and not len(self._ledger):
-            raise _Lost("the server is leaving")
+            raise Lost("the server is leaving")
         stale_s = max(self._config.stale_after_s, deadline_s / 2)
         if silence_s > stale_s and self._states.state is LinkState.STREAMING:
             self._states.enter(LinkState.STALE, f"no reply within {stale_s:.3g} s")
@@ -347,69 +336,26 @@ class SessionRunner:
 
     async def _send(self, call: grpc.aio.StreamStreamCall, wire: pb.ClientMessage) -> None:
         self._writing_since = _now_s()
-        await _guard(call, call.write(wire))
+        await guard(call, call.write(wire))
         self._writing_since = None
         self._stats.bytes_up += wire.ByteSize()
 
     async def _receive(self, call: grpc.aio.StreamStreamCall) -> ServerMessage:
-        message = await _guard(call, call.read())
+        message = await guard(call, call.read())
         if message is None:  # what gRPC makes of bytes that are no protobuf
             raise OnsetError(ErrorCode.BAD_VALUE, "message", "undecodable bytes", "ServerMessage")
         if not isinstance(message, pb.ServerMessage):  # gRPC's mark for the end of a stream
-            raise _Lost("the server ended the stream")
+            raise Lost("the server ended the stream")
         self._stats.bytes_down += message.ByteSize()
         return decode_server(message, self._robot)
 
     def _end_with(self, error: OnsetError) -> NoReturn:
         """Ends the session for an error of the server; some errors pass with time."""
         if error.code in (ErrorCode.UNAVAILABLE, ErrorCode.OVERLOADED):
-            raise _Lost(str(error))
+            raise Lost(str(error))
         error.fatal = True
         raise error
 
 
 def _now_s() -> float:
     return asyncio.get_running_loop().time()
-
-
-async def _guard[T](call: grpc.aio.StreamStreamCall, operation: Awaitable[T]) -> T:
-    """Awaits an operation on a call, and turns each way in which a call ends into one of two.
-
-    Raises:
-        _Lost: Opening again may mend it.
-        OnsetError: It will not; fatal.
-    """
-    try:
-        return await operation
-    except grpc.aio.AioRpcError as error:
-        code, details = error.code(), error.details()
-    except asyncio.InvalidStateError:
-        code, details = await call.code(), await call.details()
-    except asyncio.CancelledError:
-        task = asyncio.current_task()
-        if task is not None and task.cancelling():
-            raise  # this task was cancelled, not the call
-        code, details = grpc.StatusCode.CANCELLED, ""
-    if code in _LOST_CODES:
-        raise _Lost(f"{code.name}: {details}")
-    raise OnsetError(
-        ErrorCode.INTERNAL,
-        "session.status",
-        f"{code.name}: {details}",
-        "a status that opening again may mend",
-        fatal=True,
-    )
-
-
-def _check_opened(opened: Opened, opening: Open) -> None:
-    robot = opening.robot
-    pairs = (
-        ("state_names", opened.state_names, robot.state_names),
-        ("action_names", opened.action_names, robot.action_names),
-        ("camera_names", opened.camera_names, tuple(c.name for c in robot.cameras)),
-        ("period_ns", opened.period_ns, robot.period_ns),
-        ("strategy", opened.strategy, opening.strategy),
-    )
-    for name, given, expected in pairs:
-        if given != expected:
-            raise OnsetError(ErrorCode.BAD_NAMES, f"opened.{name}", given, expected, fatal=True)

@@ -20,8 +20,9 @@ class LinkConfig:
 
     Attributes:
         reply_deadline_s: A session that says nothing this long while a reply is awaited is given
-            up and opened again [s]. Each time doubles it, to 32 times at most, and replies that
-            come sooner bring it back, so that a slow model is not taken for a dead one for ever.
+            up and opened again [s]. Where the server is still there, each time doubles it, to 32
+            times at most, and replies that come sooner bring it back, so that a slow model is not
+            taken for a dead one for ever.
         stale_after_s: After this silence the link counts as stale, or after half the present
             reply deadline where that is longer [s].
         open_timeout_s: Longest wait for the first Opened, through all attempts [s].

@@ -57,7 +57,19 @@ def test_patience_stays_over_twice_what_replies_take():
     patience.answered(0.3)
     assert patience.deadline_s == 0.6
     patience.answered(0.05)
-    assert patience.deadline_s == pytest.approx(0.54)
+    assert patience.deadline_s == pytest.approx(0.48)
+
+
+def test_a_server_that_was_gone_costs_no_patience():
+    patience = Patience(0.25)
+    patience.missed()
+    patience.missed()
+    for _ in range(3):  # attempts to open that fail
+        patience.excuse()
+    assert patience.deadline_s == 0.5
+    patience.answered(0.24)
+    patience.excuse()  # a later failure is about nothing that was missed
+    assert patience.deadline_s == pytest.approx(0.48)
 
 
 def test_an_observation_is_awaited_until_it_or_a_newer_one_is_answered():

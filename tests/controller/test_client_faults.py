@@ -128,6 +128,21 @@ def test_a_cut_without_a_word_is_stale_then_given_up_and_resumed_within_a_second
     balance(link.stats)
 
 
+def test_an_outage_after_another_is_found_as_soon():
+    scene = Scene()
+    with scene.running() as link:
+        for id in (0, 2):
+            scene.exchange(id)
+            scene.proxy.blackhole()
+            began, failed = time.monotonic(), link.stats.failed_attempts
+            scene.submit(id + 1)
+            until(lambda: link.state is LinkState.CONNECTING)
+            assert time.monotonic() - began < 0.45
+            until(lambda: link.stats.failed_attempts > failed)  # noqa: B023
+            scene.proxy.restore()
+            until(lambda: link.state is LinkState.STREAMING)
+
+
 def test_a_stale_link_that_is_heard_from_streams_on():
     async def slow(o, session):
         await asyncio.sleep(0.15)
