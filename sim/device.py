@@ -27,6 +27,7 @@ from typing import Self
 import tyro
 
 from controller.errors import ErrorCode, OnsetError
+from controller.realtime import RealtimeConfig, make_realtime
 from sim.device_client import DeviceClient, Health, Snapshot, Status
 from sim.device_joints import SimCameras, SimJoints, make_cameras, make_joints
 from sim.device_shared import attach_device, remove_dead
@@ -67,7 +68,8 @@ class SimDevice(DeviceClient):
         task: One of ``sim.tasks.TASKS``.
         segment: Name of its shared memory, at most 20 characters; a new one by default.
         options: The task's hardness parameters.
-        priority: Real-time priority of the device, 1..99; 0 for none.
+        priority: Real-time priority of its physics, below the executor's; 0 for none. Where it
+            is not permitted, ``printed`` says so.
         outlive: Whether it goes on when this process dies. Otherwise it ends within a second,
             so that nothing that was killed leaves it behind.
         """
@@ -109,6 +111,12 @@ class SimDevice(DeviceClient):
         super().close()
         self._end()
 
+    def printed(self) -> str:
+        """Returns what the process has written to its standard error."""
+        size = self._log.seek(0, os.SEEK_END)
+        self._log.seek(max(0, size - _LOG_BYTES))
+        return self._log.read().decode(errors="replace").strip()
+
     def _wait(self) -> None:
         give_up = time.monotonic() + _START_S
         while time.monotonic() < give_up:
@@ -127,7 +135,7 @@ class SimDevice(DeviceClient):
         raise OnsetError(
             ErrorCode.UNAVAILABLE,
             f"device[{self.segment}]",
-            f"not ready in {_START_S} s; it printed {self._printed()!r}",
+            f"not ready in {_START_S} s; it printed {self.printed()!r}",
             "a device that becomes ready",
         )
 
@@ -136,14 +144,9 @@ class SimDevice(DeviceClient):
             raise OnsetError(
                 ErrorCode.UNAVAILABLE,
                 f"device[{self.segment}]",
-                f"it ended with {code}: {self._printed()}",
+                f"it ended with {code}: {self.printed()}",
                 "a device that runs",
             )
-
-    def _printed(self) -> str:
-        size = self._log.seek(0, os.SEEK_END)
-        self._log.seek(max(0, size - _LOG_BYTES))
-        return self._log.read().decode(errors="replace").strip()
 
     def _end(self) -> None:
         self._process.terminate()
@@ -173,7 +176,7 @@ class Args:
         segment: Name of the shared memory, at most 20 characters.
         task: whack, intercept, conveyor or pick_place.
         options: The task's hardness parameters.
-        priority: Real-time priority, 1..99; 0 for none.
+        priority: Real-time priority of physics, 1..99; 0 for none. Cameras never have any.
         owner: Process without which it ends; 0 for none. It has to be the parent.
     """
 
@@ -200,11 +203,10 @@ def main(args: Args) -> None:
     signal.signal(signal.SIGINT, end)
     robot = SimRobot(make_task(args.task, **args.options))
     with Device(args.segment, robot, args.options) as device:
+        # The cameras' thread has begun already, and stays without priority.
         if args.priority:
-            try:
-                os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(args.priority))
-            except (AttributeError, PermissionError) as error:
-                print(f"no real-time priority: {error}", file=sys.stderr)
+            for said in make_realtime(RealtimeConfig(args.priority, lock_memory=False)):
+                print(said, file=sys.stderr)
         device.run(lambda: ended or (args.owner > 0 and os.getppid() != args.owner))
 
 

@@ -9,6 +9,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from controller.bounds import check_range
 from controller.errors import ErrorCode, OnsetError
 from controller.shared import Segment
 from controller.types import RobotSpec
@@ -115,8 +116,9 @@ class DeviceClient:
         """Begins an episode, at once, and returns its instruction.
 
         Raises:
-            OnsetError: As the task's; UNAVAILABLE when the device does not answer.
+            OnsetError: As the task's; BAD_VALUE for a negative seed; UNAVAILABLE when the device does not answer.
         """
+        check_range("seed", seed, 0, 2**62)
         request = np.zeros(1, REQUEST)
         request["seed"], request["named"] = seed, prompt is not None
         request["prompt"] = pack(prompt or "")

@@ -22,6 +22,7 @@ from controller.clock import MonotonicClock
 from controller.errors import OnsetError
 from controller.shared import Segment
 from controller.types import Command
+from sim.device_cameras import CameraThread
 from sim.device_shared import (
     DEVICE,
     REPLY,
@@ -58,7 +59,6 @@ class Device:
         self._clock = MonotonicClock()
         self._state = np.zeros(1, STATE)
         self._scene = np.zeros(1, about.layout["scene"].dtype)
-        self._frames = np.zeros(1, about.layout["frames"].dtype)
         self._pending: deque[np.void] = deque()
         self._episode = self._step = 0
         self._origin_ns = self._frame_ns = 0
@@ -71,13 +71,18 @@ class Device:
         """
         remove_dead(self._name)
         with contextlib.ExitStack() as stack:  # if a line below raises, what is there goes
-            stack.callback(self._robot.close)
             self._shared = stack.enter_context(Segment.create(self._name, DEVICE))
             scene = Segment.create(scene_segment(self._name), self._about.layout)
             self._views = stack.enter_context(scene)
+            self._cameras = CameraThread(
+                self._robot,
+                self._views.latest("frames"),
+                self._about.layout["frames"].dtype,
+            )
+            stack.callback(self._cameras.close)
             self._robot.reset(0)
-            for camera in self._robot.spec.cameras:
-                self._robot.render(camera.name)  # makes the renderer: about a second
+            self._cameras.begin(0)
+            self._cameras.wait()  # the first ones take about a second
             self._commands = self._shared.ring("commands").reader()
             self._answer(0, np.zeros(1, REQUEST)[0])
             self._shared.latest("about").write(self._about.record())
@@ -116,13 +121,15 @@ class Device:
         self._shared.latest("reply").write(reply)
 
     def _begin(self, seed: int, prompt: str | None) -> None:
+        self._cameras.wait()  # the task may change what is rendered
+        self._robot.reset(seed, prompt)
         now = self._clock.now_ns()
-        self._robot.reset(seed, prompt, now_ns=now)
         self._episode += 1
         self._step, self._origin_ns, self._frame_ns = 0, now, now
         self._publish()
         self._publish_scene()
         self._render()
+        self._cameras.wait()  # who is told of the episode shall find its frames
 
     def _advance(self) -> None:
         """Runs the physics steps that are due, then tells what has become."""
@@ -189,10 +196,6 @@ class Device:
         self._frame_ns += (missed + 1) * period
         if self._shared.word("stall").value:
             return
-        self._state["missed_frames"] += missed
-        self._robot.place_cameras()
-        self._frames["capture_ns"] = self._now_ns
-        for camera in self._robot.spec.cameras:
-            self._frames[camera.name] = self._robot.render(camera.name)
-        self._views.latest("frames").write(self._frames)
-        self._state["frames"] += 1
+        begun = self._cameras.begin(self._now_ns)
+        self._state["frames"] += begun
+        self._state["missed_frames"] += missed + (not begun)

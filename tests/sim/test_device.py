@@ -95,6 +95,8 @@ def test_a_prompt_can_be_named_and_a_wrong_one_is_refused(device) -> None:
         device.reset(0, "hit the pink mole")
     assert caught.value.code == ErrorCode.UNKNOWN_PROMPT
     assert "hit the blue mole" in caught.value.allowed
+    with pytest.raises(OnsetError, match="seed"):
+        device.reset(-1)
     time.sleep(0.05)
     assert device.status().episode == episode
     assert device.reset(0)
@@ -128,39 +130,26 @@ def test_it_moves_as_the_arm_in_virtual_time_does(device, joints) -> None:
     """Set-points act from the next step, however late physics or this test may be."""
     device.reset(5)
     joints.connect()
-    written = []
     home = position(joints)
+    written = []
     for i in range(60):
-        target = home + 0.3 * np.sin(i / 10) * np.array([1, 0.2, -0.2, 0.3, 0.5, 0])
-        before = time.monotonic_ns()
-        write(joints, target)
-        written.append((before, time.monotonic_ns(), target))
+        write(joints, home + 0.3 * np.sin(i / 10) * np.array([1, 0.2, -0.2, 0.3, 0.5, 0]))
+        written.append(joints._command[0].copy())
         time.sleep(0.005)
     shared = Segment.attach(device.segment, DEVICE)
     begun = int(shared.latest("reply").read()["begun_ns"])
     state = shared.latest("state").read()
-    stamps = _stamps(shared)
     shared.close()
 
     robot = SimRobot(make_task("whack"))
     robot.reset(5, now_ns=begun)
     for step in range((int(state["time_ns"]) - begun) // STEP_NS):
-        due = [k for k, stamp in enumerate(stamps) if stamp <= begun + step * STEP_NS]
+        due = [w for w in written if w["time_ns"] <= begun + step * STEP_NS]
         if due:
-            robot.write(Command(0, written[due[-1]][2]))
+            robot.write(Command(0, due[-1]["position"]))
         robot.step()
     np.testing.assert_allclose(state["state"], robot.read().state, atol=1e-5)
     assert np.abs(robot.velocity).max() > 0.05
-
-
-def _stamps(shared: Segment) -> list[int]:
-    """When the last 60 set-points were written, out of the ring."""
-    ring = shared.ring("commands")
-    records = [
-        ring._slots.from_bytes(ring._slots.load(number))[0]
-        for number in range(ring.written - 59, ring.written + 1)
-    ]
-    return [int(record["time_ns"]) for record in records]
 
 
 def test_steps_of_two_milliseconds_do_what_steps_of_a_task_do() -> None:
@@ -175,31 +164,56 @@ def test_steps_of_two_milliseconds_do_what_steps_of_a_task_do() -> None:
     assert coarse.task.score() == fine.task.score()
 
 
-def test_another_process_may_attach_and_leave(device, joints) -> None:
+def is_gone(segment: str) -> bool:
+    try:
+        attach(segment).close()
+    except OnsetError as error:
+        return error.code == ErrorCode.UNAVAILABLE
+    return False
+
+
+def run_killed(code: str, *args: str) -> str:
+    """Runs code that kills its own process at the end; returns what it printed."""
+    code = f"import os, sys\nfrom sim.device import *\n{code}\nos.kill(os.getpid(), 9)"
+    done = subprocess.run([sys.executable, "-c", code, *args], capture_output=True, text=True)
+    assert done.returncode == -9, done.stderr
+    return done.stdout.strip()
+
+
+def test_its_users_may_die(device, joints, cameras) -> None:
     code = (
-        "import sys, time, os\n"
-        "from sim.device import attach\n"
-        "client = attach(sys.argv[1])\n"
-        "print(client.reset(7), flush=True)\n"
-        "os.kill(os.getpid(), 9)\n"
+        "from controller.types import Command\n"
+        "print(attach(sys.argv[1]).reset(7), flush=True)\n"
+        "joints = make_joints({'segment': sys.argv[1]})\n"
+        "joints.write(Command(0, joints.read_state()[:6] + 0.1))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code, device.segment], capture_output=True, text=True
-    )
-    assert done.stdout.strip() == device.status().prompt
+    assert run_killed(code, device.segment) == device.status().prompt
+    time.sleep(0.02)
+    target = device.status().set_point
+    assert np.abs(position(joints) - target).max() > 0.05
+    wait(lambda: np.abs(position(joints) - target).max() < 0.01)
+    frame, _ = cameras.frames()
+    wait(lambda: cameras.frames()[0] > frame)
+    np.testing.assert_array_equal(device.status().set_point, target)
     assert device.reset(8)
-    joints.connect()
     with attach(device.segment) as client:
         assert client.status().prompt == device.status().prompt
 
 
+def test_with_the_process_that_started_it_it_ends() -> None:
+    segment = run_killed("print(SimDevice('whack').__enter__().segment, flush=True)")
+    wait(lambda: is_gone(segment))
+
+
 def test_its_states_can_be_filmed(device) -> None:
-    film = Film(SimRobot(make_task("whack")), device.reset(0))
-    for _ in range(2):
-        shot = device.capture()
-        film.keep(shot.qpos, shot.mocap_pos, shot.mocap_quat)
-        time.sleep(0.02)
-    assert len(film._states) == 2
+    robot = SimRobot(make_task("whack"))
+    film = Film(robot, device.reset(4))
+    shot = device.capture()
+    film.keep(shot.qpos, shot.mocap_pos, shot.mocap_quat)
+    robot.reset(4)
+    film.capture()
+    for far, near in zip(*film._states, strict=True):
+        np.testing.assert_allclose(far, near, atol=1e-3)
 
 
 def test_killed_it_is_missed_and_can_be_started_again_beside_another(device) -> None:
@@ -219,19 +233,10 @@ def test_killed_it_is_missed_and_can_be_started_again_beside_another(device) -> 
         first.close()  # takes nothing away that is the second's
         with attach(first.segment) as client:
             assert client.pid == second.pid != first.pid
+        os.kill(second.pid, signal.SIGTERM)
+        assert second._process.wait(5) == 0
+        assert is_gone(first.segment)
     joints.close()
-    with pytest.raises(OnsetError, match="unavailable"):
-        attach(first.segment)
-
-
-def test_sigterm_ends_it_and_removes_its_memory() -> None:
-    device = SimDevice("whack")
-    device.__enter__()
-    os.kill(device.pid, signal.SIGTERM)
-    assert device._process.wait(5) == 0
-    with pytest.raises(OnsetError, match="unavailable"):
-        attach(device.segment)
-    device.close()
 
 
 def test_a_device_that_cannot_start_says_why() -> None:
