@@ -91,6 +91,11 @@ class DelayEstimator:
         return self._lost
 
     @property
+    def newest_ns(self) -> int:
+        """The newest round trip [ns]; -1 before anything was measured."""
+        return self._round_trips[-1] if self._round_trips else -1
+
+    @property
     def latency_ns(self) -> int | None:
         """The quantile of the window [ns]; None before anything was measured."""
         if not self._round_trips:

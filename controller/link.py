@@ -26,3 +26,12 @@ class EpisodicLink(PolicyLink, Protocol):
     def reset(self, episode: str, prompt: str) -> None:
         """Announces a new episode; what has not been sent or polled is dropped."""
         ...
+
+
+@runtime_checkable
+class WaitingLink(PolicyLink, Protocol):
+    """A link that can be waited on, by a program that has nothing to do until slices come."""
+
+    def wait(self, timeout_s: float) -> None:
+        """Waits until slices have arrived, the link has ended, or a timeout [s]."""
+        ...

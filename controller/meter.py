@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 
-from controller.link import EpisodicLink, PolicyLink
+from controller.link import EpisodicLink, PolicyLink, WaitingLink
 from controller.types import ActionSlice, Observation, Timing
 
 
@@ -63,3 +64,10 @@ class MeteredLink:
         self._sent, self._first, self.replies = {}, {}, []
         if isinstance(self._link, EpisodicLink):
             self._link.reset(episode, prompt)
+
+    def wait(self, timeout_s: float) -> None:
+        """Waits for slices, or a timeout [s]."""
+        if isinstance(self._link, WaitingLink):
+            self._link.wait(timeout_s)
+        else:
+            time.sleep(timeout_s)
