@@ -16,11 +16,14 @@ import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import tyro
 
-from controller.errors import OnsetError
+from controller.errors import ErrorCode, OnsetError
+
+if TYPE_CHECKING:
+    from vla.serve.served import Served
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,8 @@ class Args:
     """Settings of the server.
 
     Attributes:
-        policy: Name of a bundled policy, e.g. whack, or path of a .safetensors file.
+        policy: Name of a bundled policy, e.g. whack, or path of a .safetensors file; or of LeRobot
+            a checkpoint's directory or hub id (SmolVLA, pi0, pi0.5, X-VLA).
         host: Address to listen at; 0.0.0.0 for every network interface.
         port: Port to listen at; 0 takes a free one.
         threads: CPU threads of the model.
@@ -40,6 +44,10 @@ class Args:
             stops when they are finished, and unfinished ones are never sent. All by default.
         device: Where the model runs.
         seed: Seeds the noise, with each observation's id.
+        cameras: For a LeRobot policy, which of its images each of the robot's cameras is, e.g.
+            front=observation.images.camera1. By default each image's last part is the camera.
+        language: For a LeRobot policy, a directory with its tokeniser (and for SmolVLA the
+            configuration of its vision-language model), where the hub is out of reach.
         max_sessions: How many robots at a time.
         metrics_every_s: How often counts and durations are logged [s].
     """
@@ -53,6 +61,8 @@ class Args:
     executed: int | None = None
     device: Literal["cpu", "cuda"] = "cpu"
     seed: int = 0
+    cameras: tuple[str, ...] = ()
+    language: Path | None = None
     max_sessions: int = 64
     metrics_every_s: float = 60.0
 
@@ -61,8 +71,7 @@ def main(args: Args) -> int:
     # OpenMP reads these when torch is loaded, and threads made later obey nothing else.
     os.environ["OMP_NUM_THREADS"] = str(max(1, args.threads))
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    from vla.checkpoint import load_checkpoint
-    from vla.serve.config import ServeConfig
+    from vla.serve.config import ServeConfig, check_config
     from vla.serve.server import serve
 
     logging.basicConfig(
@@ -81,13 +90,41 @@ def main(args: Args) -> int:
         metrics_every_s=args.metrics_every_s,
     )
     try:
-        checkpoint = load_checkpoint(Path(args.policy))
-        line = f"serving {checkpoint.meta.name} ({checkpoint.digest[:12]}) at"
-        asked = asyncio.run(serve(checkpoint, config, lambda at: print(line, at, flush=True)))
+        check_config(config)
+        policy = load(args)
+        said = policy.describe(config)
+        line = f"serving {said.model} ({said.model_hash[:12]}) at"
+        asked = asyncio.run(serve(policy, config, lambda at: print(line, at, flush=True)))
     except (OnsetError, RuntimeError) as error:
         print(f"serve: {error}", file=sys.stderr)
         return 2
     return 0 if asked else 1
+
+
+def load(args: Args) -> Served:
+    """The policy that is named.
+
+    Raises:
+        OnsetError: There is none, or it is not whole.
+    """
+    from vla.checkpoint import WEIGHTS, load_checkpoint
+    from vla.serve.served import ServedCheckpoint
+
+    path = Path(args.policy)
+    bundled = path.suffix == ".safetensors" or (WEIGHTS / f"{path}.safetensors").is_file()
+    # A directory and a hub id are LeRobot's; a name that is neither gets the list of the bundled.
+    if bundled or (not path.is_dir() and "/" not in args.policy):
+        if args.cameras or args.language:
+            raise OnsetError(
+                ErrorCode.BAD_VALUE, "cameras, language", args.policy, "a LeRobot policy"
+            )
+        return ServedCheckpoint(load_checkpoint(path))
+    # Imported here: transformers alone takes ten seconds.
+    from vla.adapters.load import load_lerobot_policy
+    from vla.adapters.served import ServedLeRobot, camera_map
+
+    loaded = load_lerobot_policy(args.policy, language=args.language, device=args.device)
+    return ServedLeRobot(loaded, camera_map(args.cameras))
 
 
 if __name__ == "__main__":

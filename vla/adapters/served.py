@@ -168,5 +168,22 @@ class ServedLeRobot:
         )
 
 
+def camera_map(pairs: Sequence[str]) -> dict[str, str] | None:
+    """The pairs of a command line, ``front=observation.images.camera1``; None for none.
+
+    Raises:
+        OnsetError: BAD_VALUE: not a pair, or a camera stands in two.
+    """
+    found: dict[str, str] = {}
+    for pair in pairs:
+        name, _, key = pair.partition("=")
+        if not name or not key or name in found:
+            raise OnsetError(
+                ErrorCode.BAD_VALUE, "cameras", list(pairs), "CAMERA=observation.images.NAME ..."
+            )
+        found[name] = key
+    return found or None
+
+
 def _dimensions(kind: str, count: int) -> tuple[Dimension, ...]:
     return tuple(Dimension(f"{kind}.{i}", "1", -_LIMIT, _LIMIT) for i in range(count))
