@@ -11,6 +11,7 @@ from random import Random
 import numpy as np
 import pytest
 
+from benchmarks._faulty_link import Faults, FaultyLink
 from benchmarks._proxy import Proxy
 from controller.client import GrpcLink
 from controller.client_types import LinkConfig
@@ -359,7 +360,6 @@ def test_a_pause_of_this_process_is_not_taken_for_silence_of_the_server():
 
 def test_a_slow_network_is_found_out_at_the_first_opening():
     scene = Scene(connect_timeout_s=0.05, reply_deadline_s=1.0)
-    scene.servicer.reply = answer_at_once
     with FakeServer(scene.servicer) as server, Proxy(f"127.0.0.1:{server.port}") as proxy:
         proxy.delay(50)
         with GrpcLink(
@@ -406,4 +406,30 @@ def test_no_observation_is_unaccounted_for_after_a_storm(seed):
             link.poll(0)
             time.sleep(0.01)
     assert link.stats.submitted == id
+    balance(link.stats)
+
+
+def test_messages_lost_reordered_and_repeated_leave_the_account_in_balance():
+    seen = set()
+
+    async def strict(o, session):  # as vla.serve is: ids go up
+        if seen and o.id <= max(seen):
+            error = OnsetError(ErrorCode.STEP_ORDER, "observation.id", o.id, f"> {max(seen)}")
+            error.observation_id = o.id
+            await session.send(error)
+        else:
+            seen.add(o.id)
+            await answer_at_once(o, session)
+
+    scene = Scene(strict)
+    with scene.running() as link:
+        faulty = FaultyLink(link, Faults(lost=0.1, reordered=0.2, duplicated=0.2), seed=3)
+        came = set()
+        for id in range(100):
+            faulty.submit(observation(id=id, step=id, deadline_ns=LONG, capture_ns=id * 5 * MS))
+            time.sleep(0.005)
+            came |= {p.observation_id for p in faulty.poll(id * 5 * MS)}
+        assert len(came) > 50
+        assert link.stats.reopens == 0
+        assert link.stats.refused > 0
     balance(link.stats)
