@@ -7,33 +7,42 @@ bus must never wait for a frame. Both are made from one ``LeRobotSetup``::
     client process     LeRobotCameras(setup)   frames()
     one process        LeRobotArm(setup)       both, as a Robot
 
+``make_joints`` and ``make_cameras`` make them from what a command line can say.
+
 At the end the arm holds: torque is taken away only by ``close(release=True)``, which is for an
 arm that is parked. LeRobot's own default is to let go on every disconnect.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
+from dataclasses import fields
+from typing import Any
 
 import numpy as np
 
 from controller.clock import Clock, MonotonicClock
-from controller.errors import OnsetError
+from controller.errors import ErrorCode, OnsetError
+from controller.robot import Joints
+from controller.robot_file import load_robot
 from controller.robots.lerobot_cameras import LeRobotCameras
 from controller.robots.lerobot_joints import LeRobotJoints
-from controller.robots.lerobot_setup import Cameras, Fit, Joints, LeRobotSetup
+from controller.robots.lerobot_setup import Fit, LeRobotSetup
 from controller.types import Command, Float, Image, Reading, RobotSpec
 
 __all__ = [
-    "Cameras",
     "DryRun",
     "Fit",
-    "Joints",
     "LeRobotArm",
     "LeRobotCameras",
     "LeRobotJoints",
     "LeRobotSetup",
+    "make_cameras",
+    "make_joints",
 ]
+
+_log = logging.getLogger("onset.lerobot")
 
 
 class LeRobotArm:
@@ -126,3 +135,38 @@ class DryRun:
 
     def close(self, *, release: bool = False) -> None:
         self._joints.close(release=release)
+
+
+def make_joints(options: Mapping[str, Any]) -> Joints:
+    """Makes joints in a process that is told of them in JSON.
+
+    Args:
+        options: ``robot`` (a robot file or the name of a bundled one), ``dry_run`` where nothing
+            may move, and the fields of ``LeRobotSetup`` but for the spec: ``type``, ``options``
+            (LeRobot's own: port, id, ...), ``units``, ``zeros`` ...
+
+    Raises:
+        OnsetError: BAD_NAMES for other options; as ``LeRobotJoints``.
+    """
+    joints = LeRobotJoints(_setup(options))
+    return DryRun(joints, _log.warning) if options.get("dry_run", False) else joints
+
+
+def make_cameras(options: Mapping[str, Any]) -> LeRobotCameras:
+    """Makes cameras in a process that is told of them in JSON; as ``make_joints``."""
+    return LeRobotCameras(_setup(options))
+
+
+def _setup(options: Mapping[str, Any]) -> LeRobotSetup:
+    given = {name: value for name, value in options.items() if name not in ("robot", "dry_run")}
+    allowed = {field.name for field in fields(LeRobotSetup)} - {"spec"}
+    if not {"type"} <= set(given) <= allowed or "robot" not in options:
+        raise OnsetError(
+            ErrorCode.BAD_NAMES,
+            "lerobot.options",
+            sorted(options),
+            ["robot", "dry_run", *sorted(allowed)],
+        )
+    given |= {"modules": tuple(given.get("modules", ()))}
+    given |= {"reversed": frozenset(given.get("reversed", ()))}
+    return LeRobotSetup(spec=load_robot(str(options["robot"])).spec, **given)

@@ -1,50 +1,15 @@
-"""What a robot is to those who run it, in two halves, and what it takes to make LeRobot's."""
+"""What it takes to make a LeRobot robot in any process."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any
 
 from controller.errors import ErrorCode, OnsetError
 from controller.robots.units import LeRobotUnit
-from controller.types import Command, Float, Image, RobotSpec
-
-
-class Joints(Protocol):
-    """The joints of a robot; used by one thread.
-
-    ``close`` leaves the arm holding where it is; ``close(release=True)`` lets it go limp.
-    """
-
-    @property
-    def spec(self) -> RobotSpec: ...
-
-    def connect(self) -> None: ...
-
-    def read_state(self) -> Float:
-        """Returns the measured state. Shape (S,), units as in the spec."""
-        ...
-
-    def write(self, command: Command) -> None: ...
-
-    def close(self, *, release: bool = False) -> None: ...
-
-
-class Cameras(Protocol):
-    """The cameras of a robot; used by one thread, another than that of the joints."""
-
-    @property
-    def spec(self) -> RobotSpec: ...
-
-    def connect(self) -> None: ...
-
-    def frames(self) -> tuple[int, Mapping[str, Image]]:
-        """Returns when the oldest of the frames was captured [ns], and the newest of each."""
-        ...
-
-    def close(self) -> None: ...
+from controller.types import RobotSpec
 
 
 class Fit(StrEnum):

@@ -1,4 +1,4 @@
-"""A motor bus in front of a world: what LeRobot's SO-101 code asks of a real one.
+"""A motor bus in front of a simulated arm: what LeRobot's SO-101 code asks of a real one.
 
 Positions are encoder ticks, as in real motors, so that rounding is in the path; LeRobot's own
 arithmetic turns them into degrees or shares.
@@ -16,9 +16,9 @@ from lerobot.motors import Motor, MotorCalibration, MotorNormMode
 from lerobot.motors.motors_bus import SerialMotorsBus
 
 from controller.errors import OnsetError
-from controller.shared import Segment
-from sim.lerobot_robot.world import GOAL, layout
-from sim.robots.so101 import JOINTS, LOWER, UPPER
+from controller.types import Command
+from sim.device import SimJoints
+from sim.robots.so101 import JOINTS, LOWER, UPPER, to_joints, to_normalised
 
 RESOLUTION = 4096
 MIDDLE = (LOWER + UPPER) / 2  # where LeRobot counts from [rad]. Shape (6,)
@@ -44,17 +44,24 @@ def calibration() -> dict[str, MotorCalibration]:
 
 
 class SimBus:
-    """The arm's six motors."""
+    """The arm's six motors.
+
+    The simulated servos know no torque: here it says whether goals are passed on to them. As real
+    motors, they go to the goal that was set last when it comes on.
+
+    Attributes:
+        port: Segment of the simulated device.
+        torque: Whether the motors are on.
+    """
 
     model_resolution_table = {"sts3215": RESOLUTION}
     apply_drive_mode = True
     _normalize: Any = SerialMotorsBus._normalize
     _unnormalize: Any = SerialMotorsBus._unnormalize
 
-    def __init__(self, port: str, size: tuple[int, int], *, use_degrees: bool) -> None:
+    def __init__(self, port: str, *, use_degrees: bool) -> None:
         """Args:
-        port: The world's.
-        size: Height and width of its frames [px]: part of what it shares.
+        port: Segment of the simulated device.
         use_degrees: Degrees, or -100..100; the gripper is 0..100.
         """
         body = MotorNormMode.DEGREES if use_degrees else MotorNormMode.RANGE_M100_100
@@ -64,29 +71,30 @@ class SimBus:
             for i, name in enumerate(JOINTS)
         }
         self.calibration = calibration()
-        self.port, self._size = port, size
-        self._segment: Segment | None = None
+        self.port, self.torque = port, True
+        self._joints: SimJoints | None = None
+        self._goal = np.zeros(len(JOINTS))  # [rad]
 
     @property
     def is_connected(self) -> bool:
-        return self._segment is not None
+        return self._joints is not None
 
     @property
     def is_calibrated(self) -> bool:
         return True
 
     def connect(self) -> None:
-        """Raises ConnectionError when there is no such world."""
+        """Raises ConnectionError when there is no such device."""
         try:
-            self._segment = Segment.attach(self.port, layout(*self._size))
+            self._joints = SimJoints(self.port)
         except OnsetError as error:
-            raise ConnectionError(f"no world at port {self.port!r}: {error}") from error
+            raise ConnectionError(f"no simulated arm at port {self.port!r}: {error}") from error
+        self._goal = self._angles()
 
     def disconnect(self, disable_torque: bool = True) -> None:
-        if disable_torque:
-            self.disable_torque()
+        self.torque = self.torque and not disable_torque
         self._open().close()
-        self._segment = None
+        self._joints = None
 
     def configure_motors(self) -> None:
         """Nothing to set."""
@@ -103,10 +111,11 @@ class SimBus:
             self.enable_torque()
 
     def disable_torque(self, motors: object = None, num_retry: int = 0) -> None:
-        self._open().word("torque").value = 0
+        self.torque = False
 
     def enable_torque(self, motors: object = None, num_retry: int = 0) -> None:
-        self._open().word("torque").value = 1
+        self.torque = True
+        self._send()
 
     def sync_read(
         self,
@@ -117,8 +126,7 @@ class SimBus:
         num_retry: int = 0,
     ) -> dict[str, float]:
         """Returns where the motors are, by name."""
-        row: Any = self._open().latest("joints").read()
-        ticks = np.rint((row["angles"] - MIDDLE) * _TICKS + _HALF_TURN).astype(int).tolist()
+        ticks = np.rint((self._angles() - MIDDLE) * _TICKS + _HALF_TURN).astype(int).tolist()
         raw = {self.motors[name].id: ticks[JOINTS.index(name)] for name in motors or self.motors}
         values = self._normalize(raw) if normalize else raw
         return {self._id_to_name(number): value for number, value in values.items()}
@@ -132,17 +140,23 @@ class SimBus:
         num_retry: int = 0,
     ) -> None:
         """Sets the goals of some motors; the others keep theirs."""
-        goals = self._open().latest("goal")
-        goal: Any = goals.read()
-        record = np.zeros((), GOAL)
-        joints: Any = self._open().latest("joints").read()
-        record["angles"] = joints["angles"] if goal is None else goal["angles"]
         ids = {self.motors[name].id: value for name, value in values.items()}
-        raw = self._unnormalize(ids) if normalize else ids
-        for number, ticks in raw.items():
+        for number, ticks in (self._unnormalize(ids) if normalize else ids).items():
             i = number - 1
-            record["angles"][i] = (int(ticks) - _HALF_TURN) / _TICKS + MIDDLE[i]
-        goals.write(record)
+            self._goal[i] = (int(ticks) - _HALF_TURN) / _TICKS + MIDDLE[i]
+        if self.torque:
+            self._send()
+
+    def _send(self) -> None:
+        self._open().write(Command(0, to_normalised(self._goal).astype(np.float32)))
+
+    def _angles(self) -> np.ndarray:
+        """Where the joints are [rad]. Shape (6,)."""
+        try:
+            state = self._open().read_state()
+        except OnsetError as error:
+            raise ConnectionError(f"the simulated arm at {self.port!r} is gone: {error}") from error
+        return to_joints(state[: len(JOINTS)].astype(np.float64))
 
     def _id_to_name(self, number: int) -> str:
         return JOINTS[number - 1]
@@ -150,7 +164,7 @@ class SimBus:
     def _id_to_model(self, number: int) -> str:
         return self.motors[JOINTS[number - 1]].model
 
-    def _open(self) -> Segment:
-        if self._segment is None:
-            raise ConnectionError(f"not connected to the world at port {self.port!r}")
-        return self._segment
+    def _open(self) -> SimJoints:
+        if self._joints is None:
+            raise ConnectionError(f"not connected to the simulated arm at {self.port!r}")
+        return self._joints

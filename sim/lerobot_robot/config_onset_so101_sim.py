@@ -12,12 +12,12 @@ from lerobot.robots.so_follower import SOFollowerConfig
 @RobotConfig.register_subclass("onset_so101_sim")
 @dataclass
 class OnsetSo101SimConfig(RobotConfig, SOFollowerConfig):
-    """An SO-101 follower's configuration, and what world there is to be where none is named.
+    """An SO-101 follower's configuration, and what is simulated where no device is named.
 
     Attributes:
-        port: The world to connect to; empty for one of its own, which ends with the connection.
-        task: The task of its own world.
-        seed: The seed of its own world.
+        port: The device to connect to; empty for one of its own, which ends with the connection.
+        task: The task of its own device.
+        seed: The seed of its own device's episode.
     """
 
     port: str = ""
@@ -28,10 +28,10 @@ class OnsetSo101SimConfig(RobotConfig, SOFollowerConfig):
 @CameraConfig.register_subclass("onset_sim")
 @dataclass
 class OnsetSimCameraConfig(CameraConfig):
-    """A camera of a world.
+    """A camera of a simulated device.
 
     Attributes:
-        port: The world; empty for that of the robot which the camera belongs to.
+        port: The device; empty for that of the robot which the camera belongs to.
         camera: Which of its cameras.
     """
 

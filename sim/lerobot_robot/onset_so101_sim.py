@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from typing import Any
 
@@ -12,16 +11,13 @@ from lerobot.robots.so_follower import SOFollower
 from numpy.typing import NDArray
 
 from controller.errors import OnsetError
-from controller.shared import Segment
+from sim.device import SimCameras, SimDevice
 from sim.lerobot_robot.bus import SimBus, calibration
 from sim.lerobot_robot.config_onset_so101_sim import OnsetSimCameraConfig, OnsetSo101SimConfig
-from sim.lerobot_robot.world import World, layout
-
-_SIZE = (96, 96)  # of frames, where no camera says it [px]
 
 
 class OnsetSo101Sim(SOFollower):
-    """LeRobot's SO-101 follower with the motors of a world."""
+    """LeRobot's SO-101 follower with the motors of a simulated device."""
 
     config_class = OnsetSo101SimConfig
     name = "onset_so101_sim"
@@ -31,76 +27,77 @@ class OnsetSo101Sim(SOFollower):
         Robot.__init__(self, config)
         self.config: Any = config
         self.calibration = calibration()
-        sizes = {(camera.height, camera.width) for camera in config.cameras.values()}
-        if len(sizes) > 1:
-            raise ValueError(f"cameras of one world have one size, not {sorted(sizes)}")
-        self._size: Any = next(iter(sizes), _SIZE)
-        self.bus: Any = SimBus(config.port, self._size, use_degrees=config.use_degrees)
+        self.bus: Any = SimBus(config.port, use_degrees=config.use_degrees)
         self.cameras: Any = make_cameras_from_configs(config.cameras)
-        self._world: World | None = None
+        self._device: SimDevice | None = None
 
     def connect(self, calibrate: bool = True) -> None:
-        config = self.config
-        if not config.port and self._world is None:
-            try:
-                port = f"so101-{os.getpid()}-{time.monotonic_ns() % 10**6}"
-                self._world = World(port, config.task, seed=config.seed, size=self._size)
-            except OnsetError as error:
-                raise ConnectionError(str(error)) from error
-            self.bus.port = port
-            for camera in self.cameras.values():
-                camera.port = camera.port or port
+        if not self.config.port and self._device is None:
+            self._begin()
         super().connect(calibrate)
 
     def disconnect(self) -> None:
         super().disconnect()
-        if self._world is not None:
-            self._world.close()
-            self._world = None
+        if self._device is not None:
+            self._device.close()
+            self._device = None
+
+    def _begin(self) -> None:
+        device = SimDevice(self.config.task)
+        try:
+            self._device = device.__enter__()
+            device.reset(self.config.seed)
+        except OnsetError as error:
+            raise ConnectionError(str(error)) from error
+        self.bus.port = device.segment
+        for camera in self.cameras.values():
+            camera.port = camera.config.port or device.segment
 
 
 class OnsetSimCamera(Camera):
-    """A camera of a world: the newest frame that its render thread has left.
+    """A camera of a simulated device: the newest frame that its render thread has left.
 
     Attributes:
-        port: The world.
+        config: As it was configured.
+        port: The device.
     """
 
     def __init__(self, config: OnsetSimCameraConfig) -> None:
         super().__init__(config)
-        if not config.height or not config.width:
-            raise ValueError("camera onset_sim needs the width and height of the world's frames")
-        self.port, self._camera = config.port, config.camera
-        self._layout = layout(config.height, config.width)
-        self._segment: Segment | None = None
-        self._seen = 0
+        self.config, self.port = config, config.port
+        self._cameras: SimCameras | None = None
+        self._seen_ns = 0
 
     def __str__(self) -> str:
-        return f"OnsetSimCamera({self.port}/{self._camera})"
+        return f"OnsetSimCamera({self.port}/{self.config.camera})"
 
     @property
     def is_connected(self) -> bool:
-        return self._segment is not None
+        return self._cameras is not None
 
     @property
-    def latest_timestamp(self) -> float | None:
-        """When the newest frame was rendered from [s], on LeRobot's and our monotonic clock."""
-        row = self._row()
-        return None if row is None else float(row["time_ns"]) * 1e-9
+    def latest_timestamp(self) -> float:
+        """The instant of the newest frame [s], on LeRobot's and our monotonic clock."""
+        return self._newest()[0] * 1e-9
 
     @staticmethod
     def find_cameras() -> list[dict[str, Any]]:
         return []
 
     def connect(self, warmup: bool = True) -> None:
-        """Raises ConnectionError when there is no such world or camera."""
+        """Raises ConnectionError when there is no such device, or it has no such camera."""
         try:
-            self._segment = Segment.attach(self.port, self._layout)
-            if warmup:
-                self.async_read(timeout_ms=10_000)
-        except (OnsetError, TimeoutError) as error:
+            self._cameras = SimCameras(self.port)
+            spec = self._cameras.spec.camera(self.config.camera)
+            self._newest()
+        except OnsetError as error:
             self.disconnect()
             raise ConnectionError(f"no frames of {self}: {error}") from error
+        if (spec.height, spec.width) != (self.height, self.width):
+            self.disconnect()
+            raise ConnectionError(
+                f"{self} has frames of {spec.height}x{spec.width}, not {self.height}x{self.width}"
+            )
 
     def read(self) -> NDArray[Any]:
         return self.async_read(timeout_ms=10_000)
@@ -109,29 +106,28 @@ class OnsetSimCamera(Camera):
         """Returns a frame that was not returned by this before; waits for it."""
         give_up = time.monotonic() + timeout_ms / 1000
         while True:
-            row = self._row()
-            if row is not None and int(row["time_ns"]) != self._seen:
-                self._seen = int(row["time_ns"])
-                return row["rgb"].copy()
+            captured_ns, frame = self._newest()
+            if captured_ns != self._seen_ns:
+                self._seen_ns = captured_ns
+                return frame
             if time.monotonic() > give_up:
                 raise TimeoutError(f"no new frame of {self} within {timeout_ms} ms")
             time.sleep(0.002)
 
     def read_latest(self, max_age_ms: int = 500) -> NDArray[Any]:
-        row = self._row()
-        if row is None:
-            raise RuntimeError(f"{self} has not captured any frames yet")
-        age_ms = time.monotonic() * 1e3 - float(row["time_ns"]) * 1e-6
+        captured_ns, frame = self._newest()
+        age_ms = (time.monotonic_ns() - captured_ns) * 1e-6
         if age_ms > max_age_ms:
             raise TimeoutError(f"newest frame of {self} is {age_ms:.0f} ms old")
-        return row["rgb"].copy()
+        return frame
 
     def disconnect(self) -> None:
-        if self._segment is not None:
-            self._segment.close()
-            self._segment = None
+        if self._cameras is not None:
+            self._cameras.close()
+            self._cameras = None
 
-    def _row(self) -> Any:
-        if self._segment is None:
+    def _newest(self) -> tuple[int, NDArray[Any]]:
+        if self._cameras is None:
             raise ConnectionError(f"{self} is not connected")
-        return self._segment.latest(self._camera).read()
+        captured_ns, frames = self._cameras.frames()
+        return captured_ns, frames[self.config.camera]

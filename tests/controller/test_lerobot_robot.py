@@ -1,5 +1,6 @@
 """LeRobot's robots in our units: its SO-101 code over a bus in memory, and robots of no make."""
 
+import json
 import subprocess
 import sys
 import time
@@ -16,6 +17,8 @@ from controller.robots.lerobot import (
     LeRobotCameras,
     LeRobotJoints,
     LeRobotSetup,
+    make_cameras,
+    make_joints,
 )
 from controller.types import CameraSpec, Command, Dimension, RobotSpec
 from scripts.check_imports import ROOT
@@ -321,11 +324,25 @@ def test_cameras_of_another_computer_are_refused(tmp_path):
         LeRobotCameras(LeRobotSetup("lekiwi_client", fakes.spec(), options))
 
 
+def test_a_process_makes_them_from_json(bus, tmp_path):
+    setup = so101(tmp_path)
+    fakes.calibrate(tmp_path, low=0, high=4095)
+    options = {"robot": "so101", "type": setup.type, "options": dict(setup.options)}
+    joints = make_joints(json.loads(json.dumps(options)))
+    joints.connect()
+    assert joints.read_state().shape == (12,)
+    assert isinstance(make_joints({**options, "dry_run": True}), DryRun)
+    with pytest.raises(OnsetError, match=r"portt.*velocity_ns"):
+        make_joints({**options, "portt": "x"})
+    with pytest.raises(OnsetError, match=r"cameras.*front"):
+        make_cameras(options)
+
+
 def test_without_lerobot_it_says_what_to_install():
     program = """
 import sys
 sys.modules["lerobot"] = None
-from controller.robots.lerobot import LeRobotJoints, LeRobotSetup
+from controller.robots.lerobot import LeRobotJoints, LeRobotSetup, make_cameras, make_joints
 from controller.types import *
 d = (Dimension("a.pos", "rad", -1, 1),)
 LeRobotJoints(LeRobotSetup("so101_follower", RobotSpec("r", d, d, (CameraSpec("f", 1, 1),), 1)))

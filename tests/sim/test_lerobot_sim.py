@@ -14,9 +14,9 @@ pytest.importorskip("lerobot")
 from controller.errors import ErrorCode, OnsetError
 from controller.robots.lerobot import LeRobotArm, LeRobotCameras, LeRobotJoints, LeRobotSetup
 from controller.types import Command
+from sim.device import SimDevice
 from sim.lerobot_robot import OnsetSo101Sim, OnsetSo101SimConfig
 from sim.lerobot_robot.bus import ZEROS
-from sim.lerobot_robot.world import World
 from sim.robots import so101
 
 CAMERA = {"type": "onset_sim", "fps": 30, "width": 96, "height": 96}
@@ -25,9 +25,13 @@ TOLERANCE = 0.01  # the simulated servos have a little play under load [rad]
 
 
 @pytest.fixture(scope="module")
-def world():
-    with World(f"test-{os.getpid()}") as world:
-        yield world
+def device():
+    with SimDevice("whack") as device:
+        yield device
+
+
+def angles(device) -> np.ndarray:
+    return device.capture().qpos[:6]
 
 
 def setup_of(port: str, folder: Path, **options) -> LeRobotSetup:
@@ -51,38 +55,37 @@ def write_until(joints, target, seconds: float) -> np.ndarray:
 
 
 @pytest.mark.parametrize("use_degrees", [True, False])
-def test_a_command_in_our_units_comes_back_in_our_units(world, tmp_path, use_degrees):
-    world.reset(0)
-    arm = LeRobotArm(setup_of(world.port, tmp_path, use_degrees=use_degrees))
+def test_a_command_in_our_units_comes_back_in_our_units(device, tmp_path, use_degrees):
+    device.reset(0)
+    arm = LeRobotArm(setup_of(device.segment, tmp_path, use_degrees=use_degrees))
     arm.connect()
     start = arm.read().state[:6]
-    np.testing.assert_allclose(start, so101.to_normalised(world.angles), atol=0.003)
+    np.testing.assert_allclose(start, so101.to_normalised(angles(device)), atol=0.003)
     end = write_until(arm, TARGET, 1.5)
     np.testing.assert_allclose(end[:6], TARGET, atol=TOLERANCE)
-    np.testing.assert_allclose(so101.to_joints(end[:6]), world.angles, atol=0.003)
+    np.testing.assert_allclose(so101.to_joints(end[:6]), angles(device), atol=0.003)
     assert np.abs(end[6:]).max() < 0.1
     arm.close()
-    assert world.torque
 
 
-def test_connecting_moves_nothing_and_only_release_lets_go(world, tmp_path):
-    world.reset(1)
-    before = world.angles
-    joints = LeRobotJoints(setup_of(world.port, tmp_path))
+def test_connecting_moves_nothing_and_only_release_lets_go(device, tmp_path):
+    device.reset(1)
+    before = angles(device)
+    joints = LeRobotJoints(setup_of(device.segment, tmp_path))
     joints.connect()
     time.sleep(0.3)
-    np.testing.assert_allclose(world.angles, before, atol=0.005)
+    np.testing.assert_allclose(angles(device), before, atol=0.005)
     joints.close()
-    assert world.torque
+    assert joints._robot.bus.torque
     joints.connect()
     joints.close(release=True)
-    assert not world.torque
+    assert not joints._robot.bus.torque
 
 
-def test_joints_and_cameras_need_not_know_of_each_other(world, tmp_path):
-    prompt = world.reset(2)
-    assert prompt == world.prompt
-    setup = setup_of(world.port, tmp_path)
+def test_joints_and_cameras_need_not_know_of_each_other(device, tmp_path):
+    prompt = device.reset(2)
+    assert prompt == device.status().prompt
+    setup = setup_of(device.segment, tmp_path)
     joints = LeRobotJoints(setup)
     joints.connect()
     with LeRobotCameras(setup) as cameras:
@@ -95,9 +98,9 @@ def test_joints_and_cameras_need_not_know_of_each_other(world, tmp_path):
     joints.close()
 
 
-def test_a_moving_arm_has_its_velocity(world, tmp_path):
-    world.reset(3)
-    joints = LeRobotJoints(setup_of(world.port, tmp_path))
+def test_a_moving_arm_has_its_velocity(device, tmp_path):
+    device.reset(3)
+    joints = LeRobotJoints(setup_of(device.segment, tmp_path))
     joints.connect()
     start = joints.read_state()[:6]
     begin, estimates = time.monotonic(), []
@@ -111,9 +114,9 @@ def test_a_moving_arm_has_its_velocity(world, tmp_path):
     joints.close()
 
 
-def test_a_world_that_is_gone_is_told(tmp_path):
-    with World(f"doomed-{os.getpid()}") as doomed:
-        setup = setup_of(doomed.port, tmp_path)
+def test_an_arm_that_is_gone_is_told(tmp_path):
+    with SimDevice("whack") as doomed:
+        setup = setup_of(doomed.segment, tmp_path)
         arm = LeRobotArm(replace(setup, frame_age_ns=300_000_000))
         arm.connect()
         os.kill(doomed.pid, signal.SIGSTOP)
@@ -125,23 +128,16 @@ def test_a_world_that_is_gone_is_told(tmp_path):
         arm.read()
         os.kill(doomed.pid, signal.SIGKILL)
         time.sleep(0.1)
-        with pytest.raises(OnsetError, match="ended with -9"):
-            doomed.reset(1)
+        time.sleep(1.0)
+        with pytest.raises(OnsetError, match="is gone"):
+            arm.read_state()
         arm.close()
-    with pytest.raises(OnsetError, match="no world at port") as caught:
+    with pytest.raises(OnsetError, match="no simulated arm at port") as caught:
         LeRobotJoints(setup_of("nowhere", tmp_path)).connect()
     assert caught.value.code is ErrorCode.UNAVAILABLE
 
 
-def test_unknown_tasks_and_prompts_are_refused(world):
-    with pytest.raises(OnsetError, match="juggle"):
-        World(f"none-{os.getpid()}", "juggle")
-    with pytest.raises(OnsetError, match="unknown_prompt"):
-        world.reset(0, "make tea")
-    world.reset(0)
-
-
-def test_lerobots_own_tools_get_a_robot_with_a_world_of_its_own(tmp_path):
+def test_lerobots_own_tools_get_a_robot_with_a_device_of_its_own(tmp_path):
     from lerobot.robots import make_robot_from_config
 
     from sim.lerobot_robot import OnsetSimCameraConfig
