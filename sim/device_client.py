@@ -116,7 +116,8 @@ class DeviceClient:
         """Begins an episode, at once, and returns its instruction.
 
         Raises:
-            OnsetError: As the task's; BAD_VALUE for a negative seed; UNAVAILABLE when the device does not answer.
+            OnsetError: As the task's; BAD_VALUE for a negative seed; UNAVAILABLE when the device
+                does not answer.
         """
         check_range("seed", seed, 0, 2**62)
         request = np.zeros(1, REQUEST)

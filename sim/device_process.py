@@ -1,7 +1,8 @@
 """The process of the simulated arm: physics and cameras in wall-clock time.
 
 It is to its users what an arm on a bus is: it takes set-points whenever they come, goes on whatever
-becomes of those who wrote them, and its servos hold the last one.
+becomes of those who wrote them, and its servos hold the last one. Physics that is late, because the
+machine was busy, catches up with the set-points as they were timed.
 
     |<- 2 ms ->|
     |--------- s1 -------- s2 -------- s3    physics, each step run when its end is due
