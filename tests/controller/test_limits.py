@@ -126,6 +126,18 @@ def test_a_sine_within_the_limits_is_caught_and_then_followed(share, caught):
     assert max(run.excess().values()) < TINY
 
 
+@pytest.mark.parametrize("limits", [SO101, (2.0, 10.0, 100.0)])
+@pytest.mark.parametrize("share", [0.3, 0.8])
+def test_a_target_that_glides_is_met_also_from_afar(limits, share):
+    """From ahead of it, from where it begins, and from behind it."""
+    run = Run(same_limits(3, *limits, reach=20.0), 5 * MS, np.array([-9.0, -10.0, -10.3]))
+    speed = share * limits[0]
+    for k in range(1, 600):
+        code = run.towards(np.full(3, -10 + speed * k * T), np.full(3, speed))
+    assert code is LimitCode.ON_TARGET
+    assert max(run.excess().values()) < TINY
+
+
 def test_a_cubic_through_way_points_is_followed_within_a_milliradian():
     """A reference with steps of acceleration at its knots, which no jerk limit allows exactly."""
     rng = np.random.default_rng(1)
