@@ -47,6 +47,7 @@ def encode_slice(piece: ActionSlice, robot: RobotSpec) -> pb.ActionSlice:
             rows_computed=cache.rows_computed,
             max_age=cache.max_age,
             dense_reason=cache.dense_reason[:MAX_TEXT_CHARS],
+            base_observation_id=cache.base_id,
         ),
     )
 
@@ -86,6 +87,7 @@ def decode_slice(message: pb.ActionSlice, robot: RobotSpec) -> ActionSlice:
             rows_computed=cache.rows_computed,
             max_age=cache.max_age,
             dense_reason=cache.dense_reason,
+            base_id=cache.base_observation_id,
         )
         if message.HasField("cache")
         else None,

@@ -48,6 +48,11 @@ class Args:
             front=observation.images.camera1. By default each image's last part is the camera.
         language: For a LeRobot policy, a directory with its tokeniser (and for SmolVLA the
             configuration of its vision-language model), where the hub is out of reach.
+        cache: Which image tokens of a bundled policy are computed anew: off (all of them), learned
+            (a trained selector's), or a control: pixel, random, oracle, periodic, dense.
+        cache_rows: Share of the image tokens to compute, 0.25, 0.5, 0.75 or 1; by default what the
+            trained predictor says. The controls need one.
+        cache_mib: Memory for the caches of all sessions [MiB].
         max_sessions: How many robots at a time.
         metrics_every_s: How often counts and durations are logged [s].
     """
@@ -63,6 +68,9 @@ class Args:
     seed: int = 0
     cameras: tuple[str, ...] = ()
     language: Path | None = None
+    cache: Literal["off", "learned", "pixel", "random", "oracle", "periodic", "dense"] = "off"
+    cache_rows: float | None = None
+    cache_mib: int = 256
     max_sessions: int = 64
     metrics_every_s: float = 60.0
 
@@ -71,25 +79,29 @@ def main(args: Args) -> int:
     # OpenMP reads these when torch is loaded, and threads made later obey nothing else.
     os.environ["OMP_NUM_THREADS"] = str(max(1, args.threads))
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    from vla.cache.config import CacheConfig, CacheMode
     from vla.serve.config import ServeConfig, check_config
     from vla.serve.server import serve
 
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
-    config = ServeConfig(
-        host=args.host,
-        port=args.port,
-        threads=args.threads,
-        schedule=args.schedule,
-        steps=args.steps,
-        executed=args.executed,
-        device=args.device,
-        seed=args.seed,
-        max_sessions=args.max_sessions,
-        metrics_every_s=args.metrics_every_s,
-    )
     try:
+        config = ServeConfig(
+            host=args.host,
+            port=args.port,
+            threads=args.threads,
+            schedule=args.schedule,
+            steps=args.steps,
+            executed=args.executed,
+            device=args.device,
+            seed=args.seed,
+            max_sessions=args.max_sessions,
+            metrics_every_s=args.metrics_every_s,
+            cache=CacheConfig(
+                CacheMode(args.cache), args.cache_rows, budget=args.cache_mib * 2**20
+            ),
+        )
         check_config(config)
         policy = load(args)
         said = policy.describe(config)
@@ -119,6 +131,8 @@ def load(args: Args) -> Served:
                 ErrorCode.BAD_VALUE, "cameras, language", args.policy, "a LeRobot policy"
             )
         return ServedCheckpoint(load_checkpoint(path))
+    if args.cache != "off":
+        raise OnsetError(ErrorCode.BAD_VALUE, "cache", args.cache, "off for a LeRobot policy")
     # Imported here: transformers alone takes ten seconds.
     from vla.adapters.load import load_lerobot_policy
     from vla.adapters.served import ServedLeRobot, camera_map

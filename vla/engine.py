@@ -7,7 +7,7 @@ is about the policy that is served.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,10 @@ from numpy.typing import NDArray
 
 from controller.errors import ErrorCode, OnsetError
 from controller.strategy import STRATEGIES, Strategy
-from controller.types import Observation
+from controller.types import CacheFigures, Observation
+from vla.cache.config import CacheConfig
+from vla.cache.encoder import CachedEncoder, Whose
+from vla.cache.selector import Selector
 from vla.checkpoint import Checkpoint
 from vla.chunking import ChunkMemory, Condition, make_condition
 from vla.policy import PolicyInput
@@ -40,6 +43,7 @@ class Finished:
         expert_ns: Time of the expert steps so far [ns].
         expert_steps: Expert steps so far.
         image_rows: Image tokens in the prefix.
+        cache: How many of them were computed anew; None where the engine has no cache.
     """
 
     start_step: int
@@ -50,6 +54,7 @@ class Finished:
     expert_ns: int
     expert_steps: int
     image_rows: int
+    cache: CacheFigures | None = None
 
 
 class Engine:
@@ -64,6 +69,8 @@ class Engine:
         executed: int | None = None,
         seed: int = 0,
         device: torch.device | None = None,
+        cache: CacheConfig | None = None,
+        selector: Selector | None = None,
     ) -> None:
         """Args:
         checkpoint: The policy.
@@ -73,9 +80,12 @@ class Engine:
             they are finished, and what is unfinished is not sent. All by default.
         seed: Seeds the noise, with the observation's id.
         device: The CPU by default.
+        cache: Which image tokens are reused; none by default.
+        selector: Chooses them in the learned mode.
 
         Raises:
-            OnsetError: The checkpoint does not offer the schedule, or a value is out of range.
+            OnsetError: The checkpoint does not offer the schedule, a value is out of range, or the
+                selector is another policy's.
         """
         meta = checkpoint.meta
         if schedule not in meta.schedules:
@@ -88,6 +98,8 @@ class Engine:
         self.checkpoint = checkpoint
         self.device = device or torch.device("cpu")
         self._model = checkpoint.model.to(self.device).eval()
+        self._encoder = CachedEncoder(checkpoint, cache or CacheConfig(), selector, seed)
+        self._unsettled: list[Whose] = []
         self._seed, self._executed = seed, executed
         self._name = schedule
         self._steps = meta.expert_steps if expert_steps is None else expert_steps
@@ -130,6 +142,7 @@ class Engine:
         prompt: str,
         strategy: Strategy = NAIVE,
         memory: ChunkMemory | None = None,
+        whose: Whose | None = None,
     ) -> Iterator[Finished]:
         """Runs one inference; yields actions as they ripen.
 
@@ -139,6 +152,7 @@ class Engine:
             strategy: What the chunk is conditioned on and when it begins. Committed actions that
                 the chunk continues are not yielded.
             memory: Of the robot's session: what it was told before. The chunk is noted in it.
+            whose: Whose cache of image tokens to use; nothing is kept when None.
 
         Raises:
             OnsetError: The instruction is unknown, an action came out non-finite, or the delay is
@@ -160,7 +174,7 @@ class Engine:
         state = np.asarray(condition.state, dtype=np.float32)
         start_step = observation.step + condition.start
         with torch.inference_mode():
-            context = self._model.encode(inputs)
+            context, figures = self._encoder.encode(whose, observation, prompt, inputs)
             if self.device.type == "cuda":
                 torch.cuda.synchronize(self.device)  # so that its time is its own
         encoded = time.perf_counter_ns()
@@ -173,6 +187,8 @@ class Engine:
             values = ripe.values[0].cpu().numpy()
             actions = scales.actions(values, state, ripe.indices)[used]
             if not np.isfinite(actions).all():
+                if whose is not None:
+                    self._encoder.distrust(whose)
                 raise OnsetError(ErrorCode.INTERNAL, "actions", "non-finite", "finite actions")
             steps = start_step + ripe.indices[used] - condition.left_out
             if memory is not None:
@@ -186,10 +202,61 @@ class Engine:
                 time.perf_counter_ns() - encoded,
                 ripe.step,
                 context.image_rows,
+                figures,
             )
+        if whose is not None:
+            self._unsettled = [w for w in self._unsettled if w.session != whose.session] + [whose]
+
+    def using(self, whose: Whose) -> SessionEngine:
+        """The engine with one session's cache."""
+        return SessionEngine(self, whose)
+
+    @property
+    def encoder(self) -> CachedEncoder:
+        """What encodes, with the sessions' caches."""
+        return self._encoder
+
+    def settle(self, cancelled: Callable[[], bool] | None = None) -> None:
+        """Slack time: readies the caches of the sessions that were answered since, newest last.
+
+        Args:
+            cancelled: Whether something more urgent has come; what is left is done next time.
+        """
+        while self._unsettled and not (cancelled is not None and cancelled()):
+            with torch.inference_mode():
+                if self._encoder.settle(self._unsettled[0], cancelled):
+                    self._unsettled.pop(0)
+
+    def forget(self, session: Hashable) -> None:
+        """Drops what is kept of a session that has ended."""
+        self._unsettled = [w for w in self._unsettled if w.session != session]
+        self._encoder.forget(session)
 
     def chunk(self, observation: Observation, prompt: str) -> NDArray[np.float32]:
         """Everything that is free of a chunk, at once. Shape (n, A), in the robot's units."""
         parts = list(self.stream(observation, prompt))
         order = np.argsort(np.concatenate([p.steps for p in parts]))
         return np.concatenate([p.actions for p in parts])[order]
+
+
+@dataclass(frozen=True)
+class SessionEngine:
+    """An engine with one session's cache.
+
+    Attributes:
+        engine: The engine.
+        whose: Whose cache.
+    """
+
+    engine: Engine
+    whose: Whose
+
+    def stream(
+        self,
+        observation: Observation,
+        prompt: str,
+        strategy: Strategy = NAIVE,
+        memory: ChunkMemory | None = None,
+    ) -> Iterator[Finished]:
+        """As ``Engine.stream``."""
+        return self.engine.stream(observation, prompt, strategy, memory, self.whose)

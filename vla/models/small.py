@@ -137,17 +137,7 @@ class SmallVLA(nn.Module):
 
     def encode_with_readout(self, inputs: PolicyInput) -> tuple[Context, Readout]:
         """``encode``, and the readout that training supervises."""
-        words = self.word(inputs.tokens) + self.word_position
-        words = words * (inputs.tokens > 0)[..., None]
-        instruction = self.instruction(words.flatten(1))
-        images = [
-            patches(inputs.images[name], instruction)
-            for name, patches in zip(self.config.cameras, self.patches, strict=True)
-        ]
-        queries = self.queries.expand(len(words), -1, -1) + instruction[:, None]
-        x = torch.cat([*images, words, queries], dim=1)
-        image_rows = sum(image.shape[1] for image in images)
-
+        x, image_rows = self.embed(inputs)
         keys, values = [], []
         for i, block in enumerate(cast(list[Block], self.prefix)):
             k, v = block.keys_values(x)
@@ -159,6 +149,25 @@ class SmallVLA(nn.Module):
         readout = self.readout(x[:, :image_rows], x[:, -self.config.readouts :])
         summary = self.summarise(readout.feature, inputs.state, inputs.start)
         return Context(tuple(keys), tuple(values), summary, image_rows), readout
+
+    def embed(self, inputs: PolicyInput) -> tuple[Tensor, int]:
+        """Rows before the first layer, and how many are image tokens; they come first.
+
+        Shape (B, N + W + R, D).
+        """
+        words, instruction = self.instruct(inputs.tokens)
+        images = [
+            patches(inputs.images[name], instruction)
+            for name, patches in zip(self.config.cameras, self.patches, strict=True)
+        ]
+        queries = self.queries.expand(len(words), -1, -1) + instruction[:, None]
+        x = torch.cat([*images, words, queries], dim=1)
+        return x, sum(image.shape[1] for image in images)
+
+    def instruct(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Token ids (B, W) to word rows (B, W, D), and the instruction's embedding (B, D)."""
+        words = (self.word(tokens) + self.word_position) * (tokens > 0)[..., None]
+        return words, self.instruction(words.flatten(1))
 
     def summarise(self, feature: Tensor, state: Tensor, start: Tensor) -> Tensor:
         """What the images show and where the arm will be when the chunk begins. Shape (B, D).
@@ -258,7 +267,11 @@ class ReadoutHead(nn.Module):
 
     def forward(self, images: Tensor, queries: Tensor) -> Readout:
         """Image rows (B, C P, D) and query rows (B, R, D)."""
-        images, queries = self.norm_image(images), self.norm_query(queries)
+        return self.look(self.norm_image(images), queries)
+
+    def look(self, images: Tensor, queries: Tensor) -> Readout:
+        """``forward`` with image rows that are normalised already."""
+        queries = self.norm_query(queries)
         images = images.unflatten(1, (self.cameras, -1))  # (B, C, P, D)
         keys = self.score(images).unflatten(-1, (self.readouts, -1))  # (B, C, P, R, D)
         scores = torch.einsum("bcprd,brd->bcrp", keys, queries) / images.shape[-1] ** 0.5

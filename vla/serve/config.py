@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
 from controller.bounds import MAX_HORIZON, check_range
 from controller.errors import ErrorCode, OnsetError
 from controller.messages import Description
+from vla.cache.config import CacheConfig
 from vla.checkpoint import Checkpoint
 from vla.schedule import make_schedule
 
@@ -34,6 +35,7 @@ class ServeConfig:
         max_sessions: How many robots at a time.
         drain_s: Longest wait for answers under way when the server leaves [s].
         metrics_every_s: How often the counts are logged [s].
+        cache: Which image tokens are reused; none by default.
     """
 
     host: str = "127.0.0.1"
@@ -48,6 +50,7 @@ class ServeConfig:
     max_sessions: int = 64
     drain_s: float = 10.0
     metrics_every_s: float = 60.0
+    cache: CacheConfig = field(default_factory=CacheConfig)
 
 
 def describe(checkpoint: Checkpoint, config: ServeConfig) -> Description:

@@ -6,7 +6,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -18,6 +18,7 @@ from controller.errors import ErrorCode, OnsetError
 from controller.messages import Notice, NoticeKind
 from controller.strategy import STRATEGIES, Strategy
 from controller.types import ActionSlice, CacheFigures, Observation, RobotSpec, Timing
+from vla.cache.encoder import Whose
 from vla.chunking import ChunkMemory
 from vla.engine import Finished
 from vla.serve.scheduler import Request, Scheduler
@@ -57,6 +58,23 @@ class PerSession(Protocol):
         Args:
             session: The session's key.
         """
+        ...
+
+
+@runtime_checkable
+class Caching(Protocol):
+    """An engine that keeps image tokens of each session."""
+
+    def using(self, whose: Whose) -> Inference:
+        """The engine with one session's cache."""
+        ...
+
+    def settle(self, cancelled: Callable[[], bool] | None = None) -> None:
+        """Slack time: readies caches for what comes next, until it is told to stop."""
+        ...
+
+    def forget(self, session: Hashable) -> None:
+        """Drops what is kept of a session that has ended."""
         ...
 
 
@@ -106,6 +124,7 @@ class Runner:
         # Rung once for every request put in, and to stop. A Condition would wake the thread too,
         # but does so in Python, which is slow where every microsecond is the robot's.
         self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._ended: queue.SimpleQueue[int] = queue.SimpleQueue()  # sessions
         self._stopping = False
         self._ready: Future[None] = Future()
         self._thread = threading.Thread(target=self._main, name="onset-model", daemon=True)
@@ -130,6 +149,11 @@ class Runner:
         with self._lock:
             return self._scheduler.drop(session)
 
+    def forget(self, session: int) -> None:
+        """Drops a session that has ended, and what the engine keeps of it."""
+        self.drop(session)
+        self._ended.put(session)
+
     def stop(self) -> None:
         """Asks the thread to end after the request that it is at."""
         self._stopping = True
@@ -148,6 +172,8 @@ class Runner:
             engine = self._prepare()
             while engine is not None and (request := self._next()) is not None:
                 self._answer(engine, request)
+                if isinstance(engine, Caching):
+                    self._settle(engine)
         finally:
             if not self._ready.done():
                 self._ready.set_exception(
@@ -179,6 +205,15 @@ class Runner:
             if request is not None:  # else it was replaced or dropped
                 return request
 
+    def _settle(self, engine: Caching) -> None:
+        """Uses the time until the next request; that does not wait for more than a layer."""
+        while not self._ended.empty():
+            engine.forget(self._ended.get())
+        try:
+            engine.settle(lambda: not self._bell.empty())
+        except RuntimeError as error:  # torch's own; the caches are as they were
+            _log.error("slack time: %s", error)
+
     def _answer(self, engine: Inference, request: Request) -> None:
         began_ns = time.monotonic_ns()
         observation = request.observation
@@ -189,6 +224,8 @@ class Runner:
         try:
             if isinstance(engine, PerSession):
                 engine = engine.of(request.session)
+            if isinstance(engine, Caching):
+                engine = engine.using(Whose(request.session, request.episode))
             for finished in engine.stream(
                 observation, request.prompt, request.strategy, request.memory
             ):
@@ -214,6 +251,7 @@ class Runner:
 
 
 def _slice(request: Request, finished: Finished, began_ns: int) -> ActionSlice:
+    rows = finished.image_rows
     return ActionSlice(
         observation_id=request.observation.id,
         start_step=finished.start_step,
@@ -227,7 +265,7 @@ def _slice(request: Request, finished: Finished, began_ns: int) -> ActionSlice:
             expert_ns=finished.expert_ns,
             expert_steps=finished.expert_steps,
         ),
-        cache=CacheFigures(finished.image_rows, finished.image_rows, dense_reason="cache off"),
+        cache=finished.cache or CacheFigures(rows, rows, dense_reason="cache off"),
     )
 
 

@@ -30,6 +30,7 @@ class Request:
         due_ns: When its robot runs out of actions [ns], server's clock.
         strategy: What the chunk is conditioned on.
         memory: What the session's robot was told before; the model's thread alone touches it.
+        episode: The episode under way.
     """
 
     session: int
@@ -40,6 +41,7 @@ class Request:
     due_ns: int
     strategy: Strategy = STRATEGIES["naive"]
     memory: ChunkMemory | None = None
+    episode: str = ""
 
     @staticmethod
     def of(
@@ -50,11 +52,12 @@ class Request:
         decode_ns: int,
         strategy: Strategy = STRATEGIES["naive"],
         memory: ChunkMemory | None = None,
+        episode: str = "",
     ) -> Request:
         """A request that is due the observation's deadline after its receipt."""
         due_ns = received_ns + observation.deadline_ns
         return Request(
-            session, observation, prompt, received_ns, decode_ns, due_ns, strategy, memory
+            session, observation, prompt, received_ns, decode_ns, due_ns, strategy, memory, episode
         )
 
     def overdue(self, now_ns: int) -> bool:

@@ -11,6 +11,7 @@ from controller.bounds import check_agreement
 from controller.errors import OnsetError
 from controller.messages import Description
 from controller.types import RobotSpec
+from vla.cache.selector import selector_for
 from vla.checkpoint import Checkpoint
 from vla.engine import Engine
 from vla.serve.config import ServeConfig, describe
@@ -79,6 +80,8 @@ class ServedCheckpoint:
             executed=config.executed,
             seed=config.seed,
             device=torch.device(config.device),
+            cache=config.cache,
+            selector=selector_for(self.checkpoint.digest, config.cache),
         )
 
 

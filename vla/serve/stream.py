@@ -123,8 +123,8 @@ class SessionStream:
 
     def _leave(self) -> None:
         self._shared.streams.pop(self._key, None)
-        self._shared.runner.drop(self._key)
         if self._session is not None:
+            self._shared.runner.forget(self._key)
             _log.info(
                 "session %d of %s ends after %d observations",
                 self._key,
@@ -257,6 +257,7 @@ class SessionStream:
             decode_ns,
             session.strategy,
             session.memory,
+            session.episode,
         )
         old = self._shared.runner.submit(request)
         if old is not None:

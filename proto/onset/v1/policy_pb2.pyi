@@ -288,16 +288,18 @@ class Timing(_message.Message):
     def __init__(self, queue_ns: _Optional[int] = ..., decode_ns: _Optional[int] = ..., encode_ns: _Optional[int] = ..., expert_ns: _Optional[int] = ..., total_ns: _Optional[int] = ..., expert_steps: _Optional[int] = ...) -> None: ...
 
 class CacheFigures(_message.Message):
-    __slots__ = ("rows", "rows_computed", "max_age", "dense_reason")
+    __slots__ = ("rows", "rows_computed", "max_age", "dense_reason", "base_observation_id")
     ROWS_FIELD_NUMBER: _ClassVar[int]
     ROWS_COMPUTED_FIELD_NUMBER: _ClassVar[int]
     MAX_AGE_FIELD_NUMBER: _ClassVar[int]
     DENSE_REASON_FIELD_NUMBER: _ClassVar[int]
+    BASE_OBSERVATION_ID_FIELD_NUMBER: _ClassVar[int]
     rows: int
     rows_computed: int
     max_age: int
     dense_reason: str
-    def __init__(self, rows: _Optional[int] = ..., rows_computed: _Optional[int] = ..., max_age: _Optional[int] = ..., dense_reason: _Optional[str] = ...) -> None: ...
+    base_observation_id: int
+    def __init__(self, rows: _Optional[int] = ..., rows_computed: _Optional[int] = ..., max_age: _Optional[int] = ..., dense_reason: _Optional[str] = ..., base_observation_id: _Optional[int] = ...) -> None: ...
 
 class ActionSlice(_message.Message):
     __slots__ = ("observation_id", "start_step", "steps", "actions", "final", "timing", "cache")

@@ -1,0 +1,112 @@
+"""The prefix of a batch with some rows of an earlier frame, so that gradients pass the choice.
+
+What ``prefix`` does for one robot, done for a batch and with a mask in place of indices: every row
+is computed, and a mask of 0 puts the old keys and values in its place. With masks of 0 and 1 both
+give the same (tested).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from vla.models.layers import Block
+from vla.models.small import SmallVLA
+from vla.policy import Context, PolicyInput
+
+
+@dataclass(frozen=True)
+class Past:
+    """What an encoding leaves for the next one.
+
+    Attributes:
+        keys: Per layer. Shape (B, heads, N + T, D / heads).
+        values: Per layer, as ``keys``.
+        images: Image rows as the readout sees them, normalised. Shape (B, N, D).
+    """
+
+    keys: tuple[Tensor, ...]
+    values: tuple[Tensor, ...]
+    images: Tensor
+
+    def detach(self) -> Past:
+        """The same, out of the graph."""
+        return Past(
+            tuple(k.detach() for k in self.keys),
+            tuple(v.detach() for v in self.values),
+            self.images.detach(),
+        )
+
+
+def blended_encode(
+    model: SmallVLA, inputs: PolicyInput, past: Past | None = None, mask: Tensor | None = None
+) -> tuple[Context, Past]:
+    """Encodes a batch, with the rows of ``past`` where the mask is 0.
+
+    Args:
+        model: The policy.
+        inputs: The batch.
+        past: Of an earlier frame; all rows are computed when None.
+        mask: 1 where a row is computed. Shape (B, N).
+    """
+    x, images = model.embed(inputs)
+    share = None
+    if past is not None and mask is not None:
+        texts = mask.new_ones(len(mask), x.shape[1] - images)
+        share = torch.cat([mask, texts], dim=1)[:, None, :, None]
+    keys, values = [], []
+    for i, block in enumerate(cast(list[Block], model.prefix)):
+        k, v = block.keys_values(x)
+        if past is not None and share is not None:
+            k = torch.lerp(past.keys[i], k, share)
+            v = torch.lerp(past.values[i], v, share)
+        keys.append(k)
+        values.append(v)
+        if i + 1 < len(model.prefix):
+            x = block(x, k, v)
+    rows = model.readout.norm_image(x[:, :images])
+    if past is not None and mask is not None:
+        rows = torch.lerp(past.images, rows, mask[..., None])
+    readout = model.readout.look(rows, x[:, -model.config.readouts :])
+    summary = model.summarise(readout.feature, inputs.state, inputs.start)
+    return Context(tuple(keys), tuple(values), summary, images), Past(
+        tuple(keys), tuple(values), rows
+    )
+
+
+def measured_effect(
+    model: SmallVLA, inputs: PolicyInput, past: Past, generator: torch.Generator, draws: int = 2
+) -> Tensor:
+    """How much the first expert step would change if a row were left as it was.
+
+    To first order, around a frame that is wholly computed: the norm of the derivative of the clean
+    chunk with respect to the row's mask, estimated with random projections.
+
+    Args:
+        model: The policy.
+        inputs: The batch.
+        past: Of an earlier frame.
+        generator: For noise and projections.
+        draws: Projections.
+
+    Returns:
+        Shape (B, N), at least 0, in standard deviations of an action.
+    """
+    batch, config = len(inputs.state), model.config
+    past = past.detach()
+    with torch.enable_grad():
+        mask = past.images.new_ones(past.images.shape[:2]).requires_grad_()
+        context, _ = blended_encode(model, inputs, past, mask)
+        shape = (batch, config.horizon, config.action_dim)
+        noise = torch.randn(shape, generator=generator)
+        clean = model.clean(noise, torch.ones(shape[:2]), context)
+        total = torch.zeros_like(mask)
+        for number in range(draws):
+            direction = torch.randn(shape, generator=generator)
+            along = (clean * direction).sum() / (shape[1] * shape[2]) ** 0.5
+            grad = torch.autograd.grad(along, mask, retain_graph=number + 1 < draws)[0]
+            total = total + grad.square()
+    return (total / draws).sqrt().detach()

@@ -1,0 +1,166 @@
+"""Which image tokens are computed, and how many. In numpy, for one frame at a time.
+
+    changes of each patch, age, motion of the arm --+
+    place of the token, prompt (bound once) --------+--> score of each token --+--> top M
+                                                                  |           |
+                                                 pooled, sorted --+--> M of row_counts
+
+Trained in ``vla.cache.heads``; a few thousand numbers, so that a call into torch for each product
+would take longer than all of it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from controller.errors import ErrorCode, OnsetError
+from vla.cache.config import CacheConfig, CacheMode
+from vla.cache.patches import CHANGES
+
+Float = NDArray[np.float32]
+
+FEATURES = CHANGES + 3  # of a token: changes, age, motion of arm and grippers
+BEND = 0.05  # a change of this size is half of what the selector can be told
+MOTION = 0.1  # the same for the arm [rad] and grippers
+WEIGHTS = Path(__file__).parent.parent / "weights" / "cache"
+
+
+@dataclass(frozen=True)
+class SelectorMeta:
+    """What a selector is for.
+
+    Attributes:
+        policy: Name of the policy.
+        model: Hash of its weights.
+        rows: N.
+        budget: Share of the image tokens that it was trained to compute on average.
+        moving: Cameras on the arm, whose whole picture changes with it.
+    """
+
+    policy: str
+    model: str
+    rows: int
+    budget: float
+    moving: tuple[str, ...] = ()
+
+
+class Selector:
+    """The trained selector and ratio predictor.
+
+    Attributes:
+        meta: What it is for.
+    """
+
+    def __init__(self, meta: SelectorMeta, tensors: Mapping[str, Float]) -> None:
+        """Args:
+        meta: What it is for.
+        tensors: As ``vla.cache.heads.CacheHeads`` names them.
+        """
+        self.meta, self._tensors = meta, dict(tensors)
+        t = self._tensors
+        self._enter, self._leave = t["enter.weight"].T.copy(), t["leave.weight"][0]
+        self._ratio_enter, self._ratio_leave = (
+            (t[f"ratio_{name}.weight"].T.copy(), t[f"ratio_{name}.bias"])
+            for name in ("enter", "leave")
+        )
+
+    def bind(self, instruction: Float) -> Float:
+        """What place and prompt add to each token. Shape (D,) to (N, hidden)."""
+        t = self._tensors
+        said = t["prompt.weight"] @ instruction + t["enter.bias"]
+        return (t["position"] + said).astype(np.float32)
+
+    def scores(self, tokens: Float, bias: Float) -> Float:
+        """Scores, high where a token is to be computed. (N, FEATURES) and (N, hidden) to (N,)."""
+        hidden = tokens @ self._enter
+        hidden += bias
+        np.maximum(hidden, 0, out=hidden)
+        return hidden @ self._leave
+
+    def choice(self, tokens: Float, scores: Float) -> int:
+        """Which of ``row_counts`` to compute."""
+        (enter, bias), (leave, out) = self._ratio_enter, self._ratio_leave
+        hidden = np.maximum(pooled(tokens, scores) @ enter + bias, 0)
+        return int(np.argmax(hidden @ leave + out))
+
+    def save(self, path: Path) -> None:
+        """Writes ``path`` (``.safetensors``) and the JSON beside it."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file({n: np.ascontiguousarray(t) for n, t in self._tensors.items()}, path)
+        path.with_suffix(".json").write_text(json.dumps(asdict(self.meta), indent=1) + "\n")
+
+
+def token_features(
+    changes: Float, ages: NDArray[np.int64], max_age: int, arm: float, grippers: float
+) -> Float:
+    """What the selector is told of each token. Shape (N, FEATURES), each value within -1..1.
+
+    Args:
+        changes: As ``Patcher.changes``. Shape (N, 6).
+        ages: Ages of the rows [observations]. Shape (N,).
+        max_age: Their bound.
+        arm: How far the arm's joints have moved since the last observation, at most [rad].
+        grippers: The same for grippers.
+    """
+    found = np.empty((len(changes), FEATURES), np.float32)
+    size = np.abs(changes)
+    size += BEND
+    np.divide(changes, size, out=found[:, :CHANGES])
+    np.multiply(ages, 1 / max_age, out=found[:, CHANGES], casting="unsafe")
+    found[:, CHANGES + 1] = arm / (arm + MOTION)
+    found[:, CHANGES + 2] = grippers / (grippers + MOTION)
+    return found
+
+
+def pooled(tokens: Float, scores: Float) -> Float:
+    """What the ratio predictor is told. Shape (2 FEATURES + 8,)."""
+    ordered = np.sort(scores)
+    ranks = (np.arange(1, 9) * len(scores)) // 9
+    return np.concatenate([tokens.mean(0), tokens.max(0), ordered[ranks]])
+
+
+def load_selector(path: Path) -> Selector:
+    """Reads a selector.
+
+    Args:
+        path: The ``.safetensors`` file, or the name of a bundled policy.
+
+    Raises:
+        OnsetError: BAD_VALUE when a file is missing or broken.
+    """
+    if path.suffix != ".safetensors":
+        path = WEIGHTS / f"{path.name}.safetensors"
+    try:
+        raw = json.loads(path.with_suffix(".json").read_text())
+        meta = SelectorMeta(**(raw | {"moving": tuple(raw["moving"])}))
+        return Selector(meta, load_file(path))
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        bundled = sorted(p.stem for p in WEIGHTS.glob("*.safetensors"))
+        raise OnsetError(
+            ErrorCode.BAD_VALUE,
+            "cache",
+            f"{path.name}: {type(error).__name__} {error}",
+            f"a selector of scripts/train_cache.py, or the policies {bundled}",
+        ) from error
+
+
+def selector_for(digest: str, config: CacheConfig) -> Selector | None:
+    """The bundled selector for weights of this hash, if there is one and a cache is wanted.
+
+    The controls do not choose by it, but take from it which cameras are on the arm.
+    """
+    if config.mode is CacheMode.OFF or not digest:
+        return None
+    for path in sorted(WEIGHTS.glob("*.safetensors")):
+        selector = load_selector(path)
+        if selector.meta.model == digest:
+            return selector
+    return None
