@@ -14,6 +14,7 @@ ticks were missed: then the set-point is late and no jump.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import isfinite
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,13 +22,13 @@ from numpy.typing import NDArray
 from controller.errors import ErrorCode, OnsetError
 from controller.limits import Limiter, MotionLimits
 from controller.plan import Plan
-from controller.preview import PreviewTracker, sample
+from controller.preview import PreviewTracker, sample_weights
 from controller.types import Float, RobotSpec
 from controller.watchdog import Change, LadderConfig, Mode, Reason, Watchdog
 
 Array = NDArray[np.float64]
 
-_FAR = 4.0  # a jerk this much beyond the limit is left to the limiter
+_PHASES = 256  # times within a step for which weights are kept
 
 
 @dataclass(frozen=True)
@@ -110,10 +111,14 @@ class Executor:
         self._state_index = [
             spec.state_names.index(n) if n in spec.state_names else -1 for n in spec.action_names
         ]
-        checked = [d.unit != "1" for d in spec.action]
-        self._checked = np.array([i >= 0 for i in self._state_index]) & np.array(checked)
         margin = config.ladder.outside * (limits.upper - limits.lower)
-        self._lowest, self._highest = limits.lower - margin, limits.upper + margin
+        self._checked = [
+            (i, at, float(limits.lower[i] - margin[i]), float(limits.upper[i] + margin[i]))
+            for i, (at, d) in enumerate(zip(self._state_index, spec.action, strict=True))
+            if at >= 0 and d.unit != "1"
+        ]
+        k = self._tracker.feedback.tolist()
+        self._feedback = (k[0], k[1], k[2])
         self._is_reset = False
 
     def reset(self, now_ns: int, position: NDArray[np.floating]) -> None:
@@ -148,7 +153,11 @@ class Executor:
         self._knots: Array | None = None  # where this step began, ends, and those after it end
         self._last_knot: Array | None = None  # where the step before was to end
         self._blend: tuple[int, Array] | None = None  # since when, and from where
-        self._target = self._limiter.position.copy()
+        self._target = self._limiter.position
+        self._weights: dict[int, Array] = {}  # of the knots, by the time since the step began
+        self._taken = (-1, -1)  # step and version of the plan that ``_desired`` is from
+        self._desired: Float | None = None
+        self._refused = False
 
     @property
     def position(self) -> Array:
@@ -192,8 +201,11 @@ class Executor:
             follows = self._knots is not None and index == self._index + 1
             self._last_knot = self._knots[1] if follows and self._knots is not None else None
             self._index = index
-        desired = plan.action(index)
-        refused = desired is not None and not np.isfinite(desired).all()
+        if (index, plan.version) != self._taken:
+            self._taken = (index, plan.version)
+            self._desired = plan.action(index)
+            self._refused = self._desired is not None and not np.isfinite(self._desired).all()
+        desired, refused = self._desired, self._refused
         before = self.watchdog.mode
         broken = Reason.ESTOP if estop else self._broken(now_ns, measured)
         if broken is not None:
@@ -218,9 +230,9 @@ class Executor:
         else:
             self._knots, self._blend = None, None
             self._limiter.brake()
-            self._target = self._limiter.position.copy()
+            self._target = self._limiter.position
         self._version = plan.version
-        if not np.isfinite(self._limiter.position).all():
+        if not self._limiter.finite:
             change = self.watchdog.fault(now_ns, Reason.NOT_FINITE) or change
         return Execution(
             step=index,
@@ -230,9 +242,9 @@ class Executor:
             observation_id=plan.observation_id(index) if driven else -1,
             desired=desired,
             target=self._target,
-            command=self._limiter.position.copy(),
-            velocity=self._limiter.velocity.copy(),
-            acceleration=self._limiter.acceleration.copy(),
+            command=self._limiter.position,  # the limiter makes new arrays, it changes none
+            velocity=self._limiter.velocity,
+            acceleration=self._limiter.acceleration,
             clamped=self._limiter.limited if driven else 0,
             refused=refused,
             change=change,
@@ -250,6 +262,7 @@ class Executor:
             if action is None or not np.isfinite(action).all():
                 break
             knots.append(self._within(action))
+        knots += [knots[-1]] * (self._reach + 1 - len(knots))  # the last one is held
         return np.stack(knots)
 
     def _within(self, action: Float) -> Array:
@@ -257,26 +270,32 @@ class Executor:
 
     def _follow(self, now_ns: int, knots: Array) -> None:
         """One period along the reference; blended in after holding."""
-        limits, limiter, tracker = self._limits, self._limiter, self._tracker
         elapsed_ns = now_ns - self._begin_ns - self._index * self._spec.period_ns
-        ahead = sample(knots, elapsed_ns / self._spec.period_ns, tracker.ticks, self._tick)
-        if self._blend is not None:
-            ahead = self._blended(now_ns, self._blend, ahead)
-        self._target = ahead[0]
-        jerk = tracker.jerk((limiter.position, limiter.velocity, limiter.acceleration), ahead)
         t = self._config.control_period_ns * 1e-9
-        # Within the limits of jerk and acceleration this is what the limiter will do exactly; far
-        # beyond them linear control would overshoot, and the limiter's own way is taken.
-        far = np.abs(jerk) > _FAR * limits.jerk
-        least = np.maximum(-limits.jerk, (-limits.acceleration - limiter.acceleration) / t)
-        most = np.minimum(limits.jerk, (limits.acceleration - limiter.acceleration) / t)
-        jerk = np.minimum(np.maximum(jerk, least), most)
-        speed = limiter.velocity + t * (limiter.acceleration + t / 2 * jerk)
-        place = limiter.position + t * (
-            limiter.velocity + t * (limiter.acceleration / 2 + t / 6 * jerk)
-        )
-        rate = (ahead[1] - ahead[0]) / t
-        limiter.towards(np.where(far, ahead[0], place), np.where(far, rate, speed))
+        weights = self._weights.get(elapsed_ns)
+        if weights is None:
+            weights = self._weights_at(elapsed_ns)
+        if self._blend is None:
+            drive, target, rate = weights[:3] @ knots
+        else:
+            ahead = self._blended(now_ns, self._blend, weights[3:] @ knots)
+            drive = self._tracker.weights @ ahead
+            target, rate = ahead[0], (ahead[1] - ahead[0]) / t
+        self._target = target
+        self._limiter.follow(self._feedback, drive.tolist(), target.tolist(), rate.tolist())
+
+    def _weights_at(self, elapsed_ns: int) -> Array:
+        """What knots weigh at a time within the step. Shape (3 + ticks, n).
+
+        For the tracker's drive, the reference at the next tick, its rate, and all of its samples.
+        """
+        tracker, period_ns = self._tracker, self._spec.period_ns
+        samples = sample_weights(elapsed_ns / period_ns, tracker.ticks, self._tick, self._reach + 1)
+        rate = (samples[1] - samples[0]) / (self._config.control_period_ns * 1e-9)
+        weights = np.vstack([tracker.weights @ samples, samples[0], rate, samples])
+        if len(self._weights) < _PHASES:  # more there are only where ticks keep no grid
+            self._weights[elapsed_ns] = weights
+        return weights
 
     def _blended(self, now_ns: int, blend: tuple[int, Array], ahead: Array) -> Array:
         """From where the arm was held to the reference, in a smooth step."""
@@ -293,14 +312,16 @@ class Executor:
         """What the measured joints say against going on."""
         if measured is None:
             return None
-        joints = measured[self._state_index]
-        checked = self._checked
-        if not np.isfinite(joints[checked]).all():
-            return Reason.ROBOT
-        if ((joints < self._lowest) | (joints > self._highest))[checked].any():
-            return Reason.LIMIT
-        bound = self._config.ladder.tracking
-        if bound is None or (np.abs(joints - self._limiter.position)[checked] <= bound).all():
+        joints, command = measured.tolist(), self._limiter.position.tolist()
+        bound, off = self._config.ladder.tracking, False
+        for i, at, lowest, highest in self._checked:
+            joint = joints[at]
+            if not isfinite(joint):
+                return Reason.ROBOT
+            if not lowest <= joint <= highest:
+                return Reason.LIMIT
+            off = off or (bound is not None and abs(joint - command[i]) > bound)
+        if not off:
             self._off_since_ns = None
             return None
         if self._off_since_ns is None:

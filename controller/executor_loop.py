@@ -80,7 +80,8 @@ class ExecutorLoop:
         self._measured: Float | None = None
         self._measured_ns = -1
         self._episode = _EPISODE_NONE
-        self._ticks = self._missed = self._starved = self._failures = 0
+        self._ticks = self._missed = self._starved = 0
+        self._failures = {"read": 0, "write": 0}  # one after the other, of each
         self._cleared = self._words["clear"].value
         self._parking: ParkMotion | None = None
         self._quitting = False
@@ -133,10 +134,8 @@ class ExecutorLoop:
             estop=words["estop"].value != 0,
             goal=self._goal(due_ns) if quitting else None,
         )
-        change = execution.change or self._write(due_ns, execution)
-        if change is not None:
-            faulty = change.new is Mode.FAULT
-            self.event(due_ns, Level.ERROR if faulty else Level.INFO, str(change))
+        self._write(due_ns, execution)
+        self._tell(due_ns, execution.change)
         self._note(due_ns, late_ns, began_ns, execution, sent)
         self._publish(due_ns, execution)
         words["executor_ns"].value = due_ns
@@ -156,24 +155,30 @@ class ExecutorLoop:
         try:
             self._measured = self._joints.read_state()
         except OnsetError as error:
-            self._fail(now_ns, error)
+            self._fail(now_ns, "read", error)
             return
+        self._failures["read"] = 0
         self._measured_ns = now_ns
 
-    def _write(self, now_ns: int, execution: Execution) -> Change | None:
+    def _write(self, now_ns: int, execution: Execution) -> None:
         try:
             self._joints.write(Command(now_ns, execution.command))
         except OnsetError as error:
-            return self._fail(now_ns, error)
-        self._failures = 0
-        return None
+            self._fail(now_ns, "write", error)
+            return
+        self._failures["write"] = 0
 
-    def _fail(self, now_ns: int, error: OnsetError) -> Change | None:
-        self._failures += 1
+    def _tell(self, now_ns: int, change: Change | None) -> None:
+        if change is not None:
+            level = Level.ERROR if change.new is Mode.FAULT else Level.INFO
+            self.event(now_ns, level, str(change))
+
+    def _fail(self, now_ns: int, what: str, error: OnsetError) -> None:
+        # Apart: many buses do not acknowledge a write, which then succeeds without any motor.
+        self._failures[what] += 1
         self.event(now_ns, Level.ERROR, str(error))
-        if self._failures < self._settings.robot_errors:
-            return None
-        return self._executor.watchdog.fault(now_ns, Reason.ROBOT)
+        if self._failures[what] >= self._settings.robot_errors:
+            self._tell(now_ns, self._executor.watchdog.fault(now_ns, Reason.ROBOT))
 
     def _clear(self, now_ns: int) -> None:
         """Leaves a fault, on request, once the emergency stop is released."""

@@ -109,17 +109,22 @@ def _riccati(a: Array, b: Array, q: Array, r: float) -> Array:
     return h
 
 
-def sample(knots: Array, elapsed: float, ticks: int, tick: float) -> Array:
-    """A reference that goes straight from knot to knot, at the next ticks. Shape (ticks, A).
+def sample_weights(elapsed: float, ticks: int, tick: float, knots: int) -> Array:
+    """A reference that goes straight from knot to knot, at the next ticks, as weights of the knots.
 
     Args:
-        knots: Where the step under way began and ends, and the ends of those behind it; the last
-            one is held. Shape (n, A), n >= 2.
         elapsed: Of the step under way [steps].
         ticks: How many.
         tick: From one to the next [steps].
+        knots: How many knots there are, >= 2: where the step under way began and ends, and the
+            ends of those behind it. The last one is held.
+
+    Returns:
+        Shape (ticks, knots).
     """
-    at = np.minimum(elapsed + tick * np.arange(1, ticks + 1), len(knots) - 1)
-    low = np.minimum(at.astype(np.int64), len(knots) - 2)
-    share = (at - low)[:, None]
-    return knots[low] * (1 - share) + knots[low + 1] * share
+    at = np.minimum(elapsed + tick * np.arange(1, ticks + 1), knots - 1)
+    low = np.minimum(at.astype(np.int64), knots - 2)
+    weights, rows = np.zeros((ticks, knots)), np.arange(ticks)
+    weights[rows, low] = 1 - (at - low)
+    weights[rows, low + 1] = at - low
+    return weights
