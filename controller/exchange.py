@@ -5,8 +5,9 @@
     client    --- plan, words --->  executor  --- records, events --->  recorder
               <--- state ---------                (a segment of its own: controller/recorder.py)
 
-Every part has one writer, but for the words that anybody may raise (``estop``, ``stop``, ``quit``,
-``clear``): a person at another terminal is to be able to stop an arm whose client hangs.
+Every part has one writer, but for the words that anybody may raise (``estop``, ``quit``,
+``clear``): a person at another terminal is to be able to stop an arm whose client hangs. They are a
+segment of their own, the same for every robot, so that it takes no more than its name.
 """
 
 from __future__ import annotations
@@ -16,11 +17,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from controller.plan import Plan
-from controller.shared import LatestLayout, Segment, WordLayout
+from controller.shared import LatestLayout, Segment, WordLayout, used_segments
 from controller.types import RobotSpec
 
 PLAN_ROWS = 128  # steps ahead that an executor knows; later ones follow as time goes on
-WORDS = ("client_ns", "executor_ns", "estop", "stop", "clear", "quit")
+WORDS = ("client_ns", "executor_ns", "stop")
+STOP_WORDS = ("estop", "clear", "quit")
+STOP_LAYOUT = {name: WordLayout() for name in STOP_WORDS}
+_STOP_SUFFIX = ".stop"
 
 
 def plan_dtype(actions: int) -> np.dtype:
@@ -78,6 +82,17 @@ def layout(spec: RobotSpec) -> dict[str, LatestLayout | WordLayout]:
 def recording_name(name: str) -> str:
     """The segment of a robot's recording."""
     return f"{name}.rec"
+
+
+def stop_name(name: str) -> str:
+    """The segment by which anybody stops a robot."""
+    return f"{name}{_STOP_SUFFIX}"
+
+
+def running_robots() -> list[str]:
+    """The robots on this machine that somebody moves."""
+    names = used_segments()
+    return [n.removesuffix(_STOP_SUFFIX) for n in names if n.endswith(_STOP_SUFFIX)]
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import numpy as np
 
 from controller.clock import Clock
 from controller.errors import OnsetError
-from controller.exchange import WORDS, PlanReader, Sent, state_dtype
+from controller.exchange import STOP_WORDS, WORDS, PlanReader, Sent, state_dtype
 from controller.executor import Execution, Executor
 from controller.limits import MotionLimits
 from controller.park import ParkMotion
@@ -58,6 +58,7 @@ class ExecutorLoop:
         self,
         segment: Segment,
         recording: Segment,
+        stops: Segment,
         joints: Joints,
         executor: Executor,
         limits: MotionLimits,
@@ -76,6 +77,7 @@ class ExecutorLoop:
         self._record = new_records(1, actions, states)
         self._records, self._events = recording.ring("records"), recording.ring("events")
         self._words = {name: segment.word(name) for name in WORDS}
+        self._words |= {name: stops.word(name) for name in STOP_WORDS}
         self._index = [spec.state_names.index(name) for name in spec.action_names]
         self._measured: Float | None = None
         self._measured_ns = -1

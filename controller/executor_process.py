@@ -92,8 +92,11 @@ def main(args: Args) -> None:
         with (
             Segment.attach(args.segment, layout(spec)) as segment,
             Segment.attach(recording_name(args.segment), record_layout(meta)) as recording,
+            Segment.attach(stop_name(args.segment), STOP_LAYOUT) as stops,
         ):
-            loop = ExecutorLoop(segment, recording, joints, executor, limits, settings, park, clock)
+            loop = ExecutorLoop(
+                segment, recording, stops, joints, executor, limits, settings, park, clock
+            )
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                 signal.signal(number, lambda *_: loop.stop())
             said = make_realtime(args.realtime)
@@ -104,8 +107,8 @@ def main(args: Args) -> None:
             run(loop, clock, period_ns)
             parked = loop.parked and executor.at_rest
             if loop.orphaned:  # then nobody else takes the names away
-                segment.unlink()
-                recording.unlink()
+                for part in (segment, recording, stops):
+                    part.unlink()
     finally:
         # Limp only where it lies anyway.
         joints.close(release=parked)

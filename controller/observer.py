@@ -204,6 +204,12 @@ class Observer:
             del self._unanswered[older]
             self.estimator.lose()
 
+    def forget(self) -> None:
+        """Nothing that is on its way will be answered: an observation is due at once."""
+        self._on_its_way.clear()
+        self._begins.clear()
+        self._last_step = None
+
     def delay(self) -> int:
         """Returns d: the fixed delay, or the measured one [steps]."""
         fixed = self._config.delay_steps

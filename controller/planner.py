@@ -122,6 +122,10 @@ class Planner:
         """
         self._observer.set_prompt(prompt)
 
+    def forget(self) -> None:
+        """The session was lost and opened again: what was under way is asked anew, at once."""
+        self._observer.forget()
+
     @property
     def estimator(self) -> DelayEstimator:
         """The measured delay."""

@@ -12,6 +12,7 @@ has, and stops in order at its end.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -62,6 +63,7 @@ class RobotClient:
         *,
         config: ClientConfig | None = None,
         forecaster: Forecaster | None = None,
+        reopens: Callable[[], int] | None = None,
     ) -> None:
         """Args:
         spec: The robot.
@@ -73,7 +75,11 @@ class RobotClient:
         clock: The robot's.
         config: Further settings.
         forecaster: Tells the state ahead; by default the strategy's.
+        reopens: How often the link's session was lost and opened again: what was on its way then
+            is asked anew at once, and not when the next observation would be due.
         """
+        self._reopens, self._reopened = reopens, 0
+        self._notes: deque[tuple[Level, str]] = deque()
         self._spec, self._runtime, self._cameras, self._link = spec, runtime, cameras, link
         self._clock, self._config = clock, config or ClientConfig()
         self._planner = Planner(spec, link, loop, prompt, forecaster=forecaster)
@@ -130,11 +136,21 @@ class RobotClient:
         self._runtime.beat(now_ns)
         index = (now_ns - self._begin_ns) // self._spec.period_ns
         boundary, self._index = index != self._index, index
+        if self._reopens is not None and (reopened := self._reopens()) != self._reopened:
+            self._reopened = reopened
+            self._planner.forget()
         planned = self._planner.step(now_ns, index, self._read if boundary else None)
         if planned.error is not None:
             self._tell(str(planned.error))
         self._publish()
+        while self._notes:
+            level, text = self._notes.popleft()
+            self._runtime.event(now_ns, level, text)
         return planned
+
+    def note(self, level: Level, text: str) -> None:
+        """Notes a line of text in the recording; for any thread, such as a link's callbacks."""
+        self._notes.append((level, text))
 
     def run(self, until: Callable[[], bool]) -> OnsetError | None:
         """Goes on until told to end, or the link ends for good; returns what ended it.
@@ -194,4 +210,4 @@ class RobotClient:
         self._seen = (text, count)
         if count & (count - 1) == 0:
             again = f" ({count + 1} times)" if count else ""
-            self._runtime.event(self._clock.now_ns(), Level.WARNING, text + again)
+            self.note(Level.WARNING, text + again)

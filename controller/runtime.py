@@ -29,10 +29,17 @@ from typing import Any, Self
 import numpy as np
 
 from controller.errors import ErrorCode, OnsetError
-from controller.exchange import PlanWriter, Sent, layout, recording_name
+from controller.exchange import (
+    STOP_LAYOUT,
+    PlanWriter,
+    Sent,
+    layout,
+    recording_name,
+    stop_name,
+)
 from controller.record import Level, RecordMeta, describe_run, new_event
 from controller.recorder import record_layout, start_recorder
-from controller.shared import Segment, remove_segment
+from controller.shared import Segment, remove_stale_segments
 from controller.types import RobotSpec
 from controller.watchdog import Mode, Reason
 
@@ -77,9 +84,11 @@ class RuntimeSetup:
 class Runtime:
     """The client's end. Use as a context manager."""
 
-    def __init__(self, segment: Segment, recording: Segment, spec: RobotSpec) -> None:
+    def __init__(
+        self, segment: Segment, recording: Segment, stops: Segment, spec: RobotSpec
+    ) -> None:
         """For ``start`` and ``attach``."""
-        self._segment, self._recording = segment, recording
+        self._segment, self._recording, self._stops = segment, recording, stops
         self._writer = PlanWriter(segment, spec)
         self._states = segment.latest("state")
         self._events = recording.ring("client_events")
@@ -96,18 +105,22 @@ class Runtime:
             OnsetError: ALREADY_OPEN when an executor of this name runs; UNAVAILABLE with its own
                 words when the executor ends instead of starting.
         """
-        meta = setup.meta
-        segment = Segment.create(setup.name, layout(setup.spec))
+        meta, name = setup.meta, setup.name
+        remove_stale_segments()
+        parts: list[Segment] = []
         try:
-            recording = Segment.create(recording_name(setup.name), record_layout(meta))
+            parts.append(Segment.create(name, layout(setup.spec)))
+            parts.append(Segment.create(recording_name(name), record_layout(meta)))
+            parts.append(Segment.create(stop_name(name), STOP_LAYOUT))
         except OnsetError:
-            segment.unlink()
+            for part in parts:
+                part.unlink()
             raise
-        runtime = cls(segment, recording, setup.spec)
+        runtime = cls(parts[0], parts[1], parts[2], setup.spec)
         try:
             if setup.recordings is not None:
                 runtime._recorder, runtime.recording_path = start_recorder(
-                    recording.name, setup.recordings, meta
+                    recording_name(name), setup.recordings, meta
                 )
             runtime._start_executor(setup)
         except BaseException:
@@ -125,7 +138,7 @@ class Runtime:
         meta = describe_run(spec, 1_000_000_000 // control_hz, 0)
         segment = Segment.attach(name, layout(spec))
         recording = Segment.attach(recording_name(name), record_layout(meta))
-        return cls(segment, recording, spec)
+        return cls(segment, recording, Segment.attach(stop_name(name), STOP_LAYOUT), spec)
 
     def _start_executor(self, setup: RuntimeSetup) -> None:
         command = [
@@ -192,12 +205,12 @@ class Runtime:
 
     def estop(self) -> None:
         """Stops the arm as fast as its limits allow, and latches a fault."""
-        self._segment.word("estop").value = 1
+        self._stops.word("estop").value = 1
 
     def clear(self) -> None:
         """Releases the emergency stop and leaves a fault: the arm holds where it is measured."""
-        self._segment.word("estop").value = 0
-        word = self._segment.word("clear")
+        self._stops.word("estop").value = 0
+        word = self._stops.word("clear")
         word.value = word.value + 1
 
     def stop(self, stopped: bool = True) -> None:
@@ -219,7 +232,7 @@ class Runtime:
         A client that has only attached leaves both running.
         """
         if self._executor is not None:
-            self._segment.word("quit").value = 1
+            self._stops.word("quit").value = 1
             try:
                 self._executor.wait(timeout_s)
             except subprocess.TimeoutExpired:
@@ -230,7 +243,7 @@ class Runtime:
             if self._recorder.stdout is not None:
                 self._recorder.stdout.close()
         owned = self._executor is not None
-        for segment in (self._segment, self._recording):
+        for segment in (self._segment, self._recording, self._stops):
             segment.close()
             if owned:
                 segment.unlink()
@@ -248,9 +261,3 @@ class Runtime:
         trace: TracebackType | None,
     ) -> None:
         self.close()
-
-
-def remove(name: str) -> None:
-    """Takes away what an executor that is gone left behind."""
-    for segment in (name, recording_name(name)):
-        remove_segment(segment)

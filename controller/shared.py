@@ -35,6 +35,7 @@ from controller.shared_memory import (
     remove_segment,
     remove_stale_segments,
     stale_segments,
+    used_segments,
 )
 from controller.shared_parts import Latest, LatestLayout, Word, WordLayout
 from controller.shared_ring import Ring, RingLayout, RingReader
@@ -52,6 +53,7 @@ __all__ = [
     "remove_segment",
     "remove_stale_segments",
     "stale_segments",
+    "used_segments",
 ]
 
 Layout = WordLayout | LatestLayout | RingLayout

@@ -114,18 +114,32 @@ def stale_segments() -> list[str]:
     return sorted(_unused())
 
 
+def used_segments() -> list[str]:
+    """Returns the names of segments that some process has open.
+
+    Empty where the system does not list shared memory (macOS).
+    """
+    unused = set(_unused())
+    return sorted(name for name in _names() if name not in unused)
+
+
 def remove_stale_segments() -> list[str]:
     """Removes the segments that no process has open; returns their names."""
     # Removed under the lock: whoever opens one meanwhile waits, and then sees that it is gone.
     return sorted(name for name in _unused() if remove_segment(name))
 
 
-def _unused() -> Iterator[str]:
-    """Yields the names of unused segments, each locked until the next is asked for."""
+def _names() -> Iterator[str]:
+    """Yields the names of all segments."""
     for file in _LISTED.glob(f"{PREFIX}*"):
         name = file.name.removeprefix(PREFIX)
-        if not _NAME.fullmatch(name):
-            continue
+        if _NAME.fullmatch(name):
+            yield name
+
+
+def _unused() -> Iterator[str]:
+    """Yields the names of unused segments, each locked until the next is asked for."""
+    for name in _names():
         try:
             handle = _posixshmem.shm_open(_path(name), os.O_RDWR, mode=0o600)
         except (FileNotFoundError, PermissionError):  # just removed; another user's
