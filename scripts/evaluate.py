@@ -21,7 +21,7 @@ from rich.progress import track
 
 from controller.bounds import check_range
 from controller.errors import OnsetError
-from controller.types import Observation
+from controller.types import CacheFigures, Observation
 from scripts.evaluate_cases import Case, Variant, conditions, hardness_options, make_cases
 from scripts.evaluate_report import Outcome, Report
 from scripts.results import code_commit, write_results
@@ -31,8 +31,11 @@ from sim.env import SimRobot
 from sim.reaction import reaction_ns
 from sim.rollout import expert, loop_config, run_episode
 from sim.tasks import make_task
+from vla.cache.config import CacheConfig, CacheMode
+from vla.cache.encoder import Whose
+from vla.cache.selector import load_selector, selector_for
 from vla.checkpoint import Checkpoint, load_checkpoint, random_checkpoint
-from vla.engine import Engine
+from vla.engine import Engine, Finished
 
 CONSOLE = Console()
 ROOT = Path(__file__).resolve().parents[1]
@@ -54,6 +57,13 @@ class Args:
             has_meanflow. The others are compared with the first, seed by seed.
         steps: Expert steps of the schedules, each in turn; the policy's own by default. one_step
             always has one.
+        cache: One or more of off, learned, and the controls pixel, random, oracle, periodic and
+            dense: which image tokens are computed anew. Each is compared with the first.
+        cache_rows: Share of the image tokens that are computed, 0.25, 0.5, 0.75 or 1: of the
+            controls, which need it, and of learned, whose predictor decides by default.
+        cache_slack: Whether all tokens are computed again between two chunks, as an idle server
+            does.
+        cache_selector: Trained selector; the policy's bundled one by default.
         delays: Delays to inject [steps]; 0 and 8 by default, none with --scales.
         scales: Factors of recorded times to inject, on a server that computes one chunk at a time.
             Event-to-motion is measured too. The expert gets its chunk when the first schedule's
@@ -76,6 +86,12 @@ class Args:
     who: tuple[str, ...] = WHO
     schedule: tuple[Literal["constant", "has", "one_step", "has_meanflow"], ...] = ("constant",)
     steps: tuple[int, ...] = ()
+    cache: tuple[
+        Literal["off", "learned", "pixel", "random", "oracle", "periodic", "dense"], ...
+    ] = ("off",)
+    cache_rows: float | None = None
+    cache_slack: bool = True
+    cache_selector: Path | None = None
     delays: tuple[int, ...] | None = None
     scales: tuple[float, ...] = ()
     times: Path = ROOT / "docs" / "results" / "ttfa.json"
@@ -141,13 +157,15 @@ def plan(args: Args) -> list[Case]:
 
 
 def _variants(checkpoint: Checkpoint, args: Args) -> list[Variant]:
-    """Every schedule with every number of steps, once."""
+    """Every schedule with every number of steps and every cache, once."""
     found = []
     for name in args.schedule:
         for steps in args.steps or (None,):
             schedule = Engine(checkpoint, schedule=name, expert_steps=steps).schedule
             ready_at = tuple(schedule.ready_at.tolist())
-            found.append(Variant(schedule.name, schedule.steps, ready_at))
+            for cache in args.cache:
+                _cached(checkpoint, args, CacheMode(cache))  # told now rather than by a worker
+                found.append(Variant(schedule.name, schedule.steps, ready_at, cache))
     return list(dict.fromkeys(found))
 
 
@@ -169,11 +187,24 @@ def run_job(job: Job) -> Outcome:
     robot = _robots[args.task]
     stream = _stream(job, robot)
     latency, config = case.condition.latency, loop_config(case.cadence.execute_steps)
-    episode = run_episode(robot, stream, job.seed, latency=latency, config=config)
+    told: list[CacheFigures] = []
+    noted = stream if case.variant.cache == "off" else _noting(stream, told)
+    episode = run_episode(robot, noted, job.seed, latency=latency, config=config)
     motion_ns = None
     if args.scales and case.who in ("policy", "expert"):
         motion_ns = reaction_ns(robot, stream, job.seed, latency=latency, config=config)
-    return Outcome(episode, motion_ns)
+    return Outcome(episode, motion_ns, tuple(told))
+
+
+def _noting(stream: Stream, told: list[CacheFigures]) -> Stream:
+    """The same stream; the cache's figures of each observation are noted."""
+
+    def noted(observation: Observation):
+        pieces = list(stream(observation))
+        told.extend(p.cache for p in pieces[:1] if isinstance(p, Finished) and p.cache is not None)
+        return pieces
+
+    return noted
 
 
 def _robot(args: Args) -> SimRobot:
@@ -193,6 +224,7 @@ def _stream(job: Job, robot: SimRobot) -> Stream:
         size = (HORIZON, len(lower))
         return whole(lambda _: rng.uniform(lower, upper, size).astype(np.float32), steps)
     engine = _engine(job)
+    whose = Whose("robot", str(job.seed))
     others: dict[str, np.ndarray] = {}
 
     def stream(observation: Observation):
@@ -204,7 +236,8 @@ def _stream(job: Job, robot: SimRobot) -> Stream:
             if not others:
                 others.update(_frames_of_another(job))
             observation = dataclasses.replace(observation, frames=others)
-        return engine.stream(observation, prompt)
+        yield from engine.stream(observation, prompt, whose=whose)
+        engine.settle()
 
     return stream
 
@@ -214,13 +247,32 @@ def _engine(job: Job) -> Engine:
     trained = case.who != "untrained"
     key = (policy, trained, case.variant, case.cadence.executed)
     if key not in _engines:
-        _engines[key] = Engine(
-            _checkpoint(policy, trained=trained),
+        checkpoint = _checkpoint(policy, trained=trained)
+        # Without its weights a policy has no selector.
+        mode = CacheMode(case.variant.cache) if trained else CacheMode.OFF
+        _engines[key] = _cached(
+            checkpoint,
+            job.args,
+            mode,
             schedule=case.variant.schedule,
             expert_steps=case.variant.steps,
             executed=case.cadence.executed,
         )
     return _engines[key]
+
+
+def _cached(checkpoint: Checkpoint, args: Args, mode: CacheMode, **settings) -> Engine:
+    """An engine with a cache.
+
+    Raises:
+        OnsetError: The cache needs a selector or a share of rows.
+    """
+    config = CacheConfig(mode, args.cache_rows, slack=args.cache_slack)
+    if args.cache_selector is not None and mode is not CacheMode.OFF:
+        selector = load_selector(args.cache_selector)
+    else:
+        selector = selector_for(checkpoint.digest, config)
+    return Engine(checkpoint, cache=config, selector=selector, **settings)
 
 
 def _checkpoint(policy: str, *, trained: bool) -> Checkpoint:

@@ -28,11 +28,13 @@ class Variant:
         schedule: The schedule's name.
         steps: Its expert steps.
         ready_at: Expert steps after which each index is finished; H of them.
+        cache: Which image tokens are computed anew, a ``vla.cache.config.CacheMode``.
     """
 
     schedule: str
     steps: int
     ready_at: tuple[int, ...] = field(repr=False)
+    cache: str = "off"
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from controller.types import CacheFigures
 from scripts.evaluate_cases import Case, Variant
 from sim.metrics import mean_interval, sign_test, wilson
 from sim.plots import Panel, plot_panels
@@ -26,10 +27,12 @@ class Outcome:
     Attributes:
         episode: The episode.
         motion_ns: Event-to-motion [ns]; None where it was not measured, or nothing moved.
+        cache: What was computed anew for each observation; empty for who has no cache.
     """
 
     episode: Episode
     motion_ns: int | None = None
+    cache: tuple[CacheFigures, ...] = ()
 
 
 class Report:
@@ -42,7 +45,7 @@ class Report:
         self._outcomes = outcomes
         self._variants = list(dict.fromkeys(case.variant for case in outcomes))
         # Steps are named only where a schedule has several.
-        schedules = [variant.schedule for variant in self._variants]
+        schedules = [n for n, _ in dict.fromkeys((v.schedule, v.steps) for v in self._variants)]
         self._several = {name for name in schedules if schedules.count(name) > 1}
         self.rows = [self._row(case) for case in outcomes]
 
@@ -55,6 +58,7 @@ class Report:
             "who": case.who,
             "schedule": case.schedule,
             "steps": case.variant.steps if case.schedule else None,
+            "cache": case.variant.cache if case.schedule else None,
             "delay": case.condition.delay,
             "scale": case.condition.scale,
             "execute_steps": case.cadence.execute_steps,
@@ -66,6 +70,7 @@ class Report:
             "score": float(np.mean([e.score for e in episodes])),
             "swapped": float(np.mean([e.swapped for e in episodes])),
             "length": float(np.mean([e.steps for e in episodes])),
+            **_reuse([figures for outcome in outcomes for figures in outcome.cache]),
             "starved": float(np.mean([e.counters.starved for e in episodes])),
             **_motion([o.motion_ns * 1e-6 for o in outcomes if o.motion_ns is not None]),
         }
@@ -94,6 +99,8 @@ class Report:
             suffix, tail = _condition(case), self._suffix(case.variant)
             if case.who == "policy":
                 figures[f"success{suffix}{tail}"] = _number(row, "success")
+                if case.variant.cache != "off" and row["p"] is not None:
+                    figures |= self._against_first(case, row, suffix + tail)
                 if row["motion_ms"] is not None:
                     figures[f"motion_ms{suffix}{tail}"] = _number(row, "motion_ms")
             elif case.who == "expert":
@@ -106,6 +113,15 @@ class Report:
         for variant in self._variants:
             figures |= self._ratios(figures, self._suffix(variant))
         return figures
+
+    def _against_first(self, case: Case, row: Row, suffix: str) -> dict[str, float]:
+        first = self.rows[[_alike(c, case) for c in self._outcomes].index(True)]
+        difference = _number(row, "success") - _number(first, "success")
+        return {
+            f"success_difference{suffix}": difference,
+            f"mcnemar_p{suffix}": _number(row, "p"),
+            f"rows_computed{suffix}": _number(row, "rows_computed"),
+        }
 
     def _ratios(self, figures: Mapping[str, float], tail: str) -> dict[str, float]:
         ratios, success = {}, figures.get(f"success{tail}")
@@ -121,12 +137,15 @@ class Report:
 
     def _suffix(self, variant: Variant) -> str:
         schedule = "" if variant.schedule == "constant" else f"_{variant.schedule}"
+        if variant.cache != "off":
+            schedule += f"_{variant.cache}"
         return schedule + (f"_n{variant.steps}" if variant.schedule in self._several else "")
 
     def _label(self, case: Case) -> str:
         if case.who == "policy" and len(self._variants) > 1:
-            name = case.variant.schedule
-            return f"{name}/{case.variant.steps}" if name in self._several else name
+            name, cache = case.variant.schedule, case.variant.cache
+            name = f"{name}/{case.variant.steps}" if name in self._several else name
+            return name if cache == "off" else f"{name} {cache}"
         return case.who
 
     def table(self, title: str) -> Table:
@@ -200,6 +219,20 @@ def _motion(times_ms: Sequence[float]) -> Row:
         "motion_p50": middle,
         "motion_p99": most,
         "reacted": len(times_ms) if known else None,
+    }
+
+
+def _reuse(figures: Sequence[CacheFigures]) -> Row:
+    """Share of the image tokens computed, their greatest age, and why all of them were."""
+    if not figures:
+        return {"rows_computed": None, "max_age": None, "dense": None, "dense_reasons": None}
+    reasons = [f.dense_reason for f in figures if f.dense_reason]
+    counts = {reason: reasons.count(reason) for reason in sorted(set(reasons))}
+    return {
+        "rows_computed": float(np.mean([1 - f.reused for f in figures])),
+        "max_age": max(f.max_age for f in figures),
+        "dense": len(reasons) / len(figures),
+        "dense_reasons": ", ".join(f"{reason} {count}" for reason, count in counts.items()),
     }
 
 

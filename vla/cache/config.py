@@ -67,7 +67,7 @@ class CacheConfig:
 
     mode: CacheMode = CacheMode.OFF
     rows: float | None = None
-    max_age: int = 8
+    max_age: int = 16
     slack: bool = True
     gap: int = 25
     gripper: float = 0.25

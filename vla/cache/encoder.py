@@ -211,7 +211,7 @@ class CachedEncoder:
         moved = np.abs(observation.state - cache.seen.state)
         arm = float(moved[self._arm].max()) if len(self._arm) else 0.0
         grippers = float(moved[self._grippers].max()) if len(self._grippers) else 0.0
-        tokens = token_features(changes, ages, config.max_age, arm, grippers)
+        tokens = token_features(changes, ages, arm, grippers)
         scores = selector.scores(tokens, cache.bias)
         return scores, count or self._counts[selector.choice(tokens, scores)]
 

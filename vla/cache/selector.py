@@ -30,6 +30,7 @@ Float = NDArray[np.float32]
 FEATURES = CHANGES + 3  # of a token: changes, age, motion of arm and grippers
 BEND = 0.05  # a change of this size is half of what the selector can be told
 MOTION = 0.1  # the same for the arm [rad] and grippers
+AGE = 8  # an age that counts as 1 [observations]
 WEIGHTS = Path(__file__).parent.parent / "weights" / "cache"
 
 
@@ -99,14 +100,13 @@ class Selector:
 
 
 def token_features(
-    changes: Float, ages: NDArray[np.int64], max_age: int, arm: float, grippers: float
+    changes: Float, ages: NDArray[np.int64], arm: float, grippers: float
 ) -> Float:
-    """What the selector is told of each token. Shape (N, FEATURES), each value within -1..1.
+    """What the selector is told of each token. Shape (N, FEATURES), each value about -1..1.
 
     Args:
         changes: As ``Patcher.changes``. Shape (N, 6).
         ages: Ages of the rows [observations]. Shape (N,).
-        max_age: Their bound.
         arm: How far the arm's joints have moved since the last observation, at most [rad].
         grippers: The same for grippers.
     """
@@ -114,7 +114,7 @@ def token_features(
     size = np.abs(changes)
     size += BEND
     np.divide(changes, size, out=found[:, :CHANGES])
-    np.multiply(ages, 1 / max_age, out=found[:, CHANGES], casting="unsafe")
+    np.multiply(ages, 1 / AGE, out=found[:, CHANGES], casting="unsafe")
     found[:, CHANGES + 1] = arm / (arm + MOTION)
     found[:, CHANGES + 2] = grippers / (grippers + MOTION)
     return found

@@ -67,7 +67,7 @@ class CacheTraining:
     temperature: float = 1.0
     settled: float = 0.5
     rate: float = 3e-3
-    max_age: int = 8
+    max_age: int = 16
     seed: int = 0
 
 
@@ -284,7 +284,6 @@ class CacheTrainer:
             token_features(
                 self._patcher.changes(cut, reference),
                 ages + 1,
-                self.config.max_age,
                 float(far[self._arm].max(initial=0)),
                 float(far[self._grippers].max(initial=0)),
             )
