@@ -23,7 +23,7 @@ import tyro
 
 from controller.clock import Clock, MonotonicClock
 from controller.errors import ErrorCode, OnsetError
-from controller.exchange import layout, recording_name
+from controller.exchange import STOP_LAYOUT, layout, recording_name, stop_name
 from controller.executor import Executor, ExecutorConfig
 from controller.executor_loop import ExecutorLoop, LoopSettings
 from controller.limits import MotionLimits
