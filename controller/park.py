@@ -10,9 +10,10 @@ from controller.limits import MotionLimits
 
 Array = NDArray[np.float64]
 
-# Greatest velocity and acceleration of x(u) = u^3 (10 - 15 u + 6 u^2), u in 0..1.
+# Greatest velocity, acceleration and jerk of x(u) = u^3 (10 - 15 u + 6 u^2), u in 0..1.
 _PEAK_VELOCITY = 1.875
-_PEAK_ACCELERATION = 5.7735
+_PEAK_ACCELERATION = 5.7735027  # 10 / sqrt(3)
+_PEAK_JERK = 60.0
 
 
 class ParkMotion:
@@ -29,7 +30,7 @@ class ParkMotion:
         end: The park pose. Shape (A,).
         limits: Of the motion.
         begin_ns: When it begins [ns].
-        share: Share of the limits of velocity and acceleration that is used.
+        share: Share of the limits of velocity, acceleration and jerk that is used.
 
         Raises:
             OnsetError: BAD_VALUE when the share is out of range.
@@ -38,9 +39,12 @@ class ParkMotion:
             raise OnsetError(ErrorCode.BAD_VALUE, "park.share", share, "0 < share <= 1")
         self._start, self._away = start.copy(), end - start
         far = np.abs(self._away)
-        seconds = np.maximum(
-            _PEAK_VELOCITY * far / (share * limits.velocity),
-            np.sqrt(_PEAK_ACCELERATION * far / (share * limits.acceleration)),
+        seconds = np.stack(
+            [
+                _PEAK_VELOCITY * far / (share * limits.velocity),
+                np.sqrt(_PEAK_ACCELERATION * far / (share * limits.acceleration)),
+                np.cbrt(_PEAK_JERK * far / (share * limits.jerk)),  # the longest of a short way
+            ]
         )
         self.begin_ns, self._seconds = begin_ns, max(float(seconds.max()), 1e-3)
 
