@@ -137,12 +137,12 @@ class ServedLeRobot:
                     fatal=True,
                 )
         for camera in robot.cameras:
-            if camera.lags != (0,):
+            if camera.lags[0] != 0:
                 raise OnsetError(
                     ErrorCode.BAD_VALUE,
                     f"open.robot.cameras[{camera.name}].lags",
                     camera.lags,
-                    "(0,): LeRobot's policies see the newest frame",
+                    "0 first: LeRobot's policies see the newest frame alone",
                     fatal=True,
                 )
 

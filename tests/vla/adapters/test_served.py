@@ -202,6 +202,20 @@ def test_another_robot_is_refused_with_both_lists(given, words, loaded):
     assert words[1] in caught.value.allowed
 
 
+def test_frames_of_the_past_are_left_out(loaded: dict[str, LeRobotPolicy]):
+    policy = loaded["smolvla"]
+    past = replace(robot(), cameras=tuple(replace(c, lags=(0, 2)) for c in robot().cameras))
+    served(policy).check_robot(past)
+    with pytest.raises(OnsetError, match="newest frame"):
+        served(policy).check_robot(
+            replace(past, cameras=tuple(replace(c, lags=(2, 0)) for c in past.cameras))
+        )
+    asked = observation(1)
+    longer = {n: np.concatenate([f, np.zeros_like(f)]) for n, f in asked.frames.items()}
+    ours = engine(policy).stream(replace(asked, frames=longer), PROMPT)
+    np.testing.assert_array_equal(chunk(ours), chunk(engine(policy).stream(asked, PROMPT)))
+
+
 def test_cameras_are_mapped_by_name(loaded: dict[str, LeRobotPolicy]):
     from vla.adapters.served import camera_map
 

@@ -1,0 +1,60 @@
+"""What `sim.collect` collects trains a LeRobot policy with `lerobot-train`, and that is served."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sim.collect import HORIZON, Noise, collect_episode
+from sim.dataset import write_dataset
+from sim.env import SimRobot
+from sim.tasks import make_task
+
+pytest.importorskip("lerobot.datasets.lerobot_dataset", reason="needs the train extra")
+
+
+@pytest.mark.timeout(300)
+def test_lerobot_train_takes_what_was_collected(tmp_path: Path, language: Path, monkeypatch):
+    from lerobot.scripts.lerobot_train import main
+
+    from vla.adapters.load import load_lerobot_policy
+    from vla.adapters.served import ServedLeRobot
+    from vla.serve.config import ServeConfig
+    from vla.serve.runner import blank_observation
+
+    robot = SimRobot(make_task("intercept"))
+    rows, _ = collect_episode(robot, 1, noise=Noise())
+    episode = {name: value[:12] for name, value in rows.items()}, robot.prompt
+    root = tmp_path / "dataset"
+    write_dataset(root, "onset/test", robot.spec, HORIZON, [episode], videos=False)
+    out = tmp_path / "run"
+    options = {
+        "policy.type": "smolvla",
+        "policy.vlm_model_name": language,
+        "policy.num_vlm_layers": 2,
+        "policy.chunk_size": 8,
+        "policy.n_action_steps": 8,
+        "policy.resize_imgs_with_padding": "[32, 32]",
+        "policy.device": "cpu",
+        "policy.push_to_hub": "false",
+        "dataset.repo_id": "onset/test",
+        "dataset.root": root,
+        "output_dir": out,
+        "steps": 2,
+        "batch_size": 2,
+        "num_workers": 0,
+        "save_freq": 2,
+        "wandb.enable": "false",
+    }
+    command = ["lerobot-train", *(f"--{name}={value}" for name, value in options.items())]
+    monkeypatch.setattr(sys, "argv", command)
+    main()
+
+    policy = load_lerobot_policy(str(out / "checkpoints" / "last" / "pretrained_model"))
+    served = ServedLeRobot(policy)
+    served.check_robot(robot.spec)
+    parts = list(served.engine(ServeConfig()).stream(blank_observation(robot.spec), robot.prompt))
+    assert np.concatenate([p.actions for p in parts]).shape == (8, 6)
