@@ -218,7 +218,7 @@ class ExecutorLoop:
 
     def _done(self, now_ns: int) -> bool:
         """Whether there is nothing left to do: at rest in the park pose, or where it stopped."""
-        if not self._executor.at_rest:
+        if not self._executor.at_rest or self._executor.watchdog.mode is Mode.DECELERATING:
             return False
         if self._park is None or self._executor.watchdog.mode is Mode.FAULT:
             return True
