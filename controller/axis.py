@@ -82,6 +82,11 @@ class Axis:
         below, above = stop.reach(v, a, most, jerk)
         return self._low <= p + below and p + above <= self._high
 
+    def ends_outside(self, then: State) -> bool:
+        """Whether the fastest stop from a state ends outside the limits of position."""
+        below, above = stop.reach(then[1], then[2], self.acceleration, self.jerk)
+        return then[0] + below < self._low or then[0] + above > self._high
+
     def stopped(self, now: State) -> State:
         """One period of the fastest stop."""
         return stop.advance(*now, self.acceleration, self.jerk, self._t)

@@ -195,6 +195,7 @@ class Limiter:
 
     def _rest_at(self, position: Array) -> None:
         self._set([(p, 0.0, 0.0) for p in position.tolist()])
+        self._halting = [False] * len(self._axes)  # stops at a limit of position, in ``follow``
         self.limited = 0
         self._last: list[tuple[float, float]] | None = None  # the targets of the call before
 
@@ -265,7 +266,8 @@ class Limiter:
         The jerk is ``drive`` less ``feedback`` times the state, cut to the limits of jerk and
         acceleration. A dimension that asks for much more jerk than there is, or may not do what it
         asks for, goes nearer to its target as in ``towards``: linear control that is cut all the
-        time swings.
+        time swings. One that would pass a limit of position stops there before it goes on: the
+        stop is so much harder than the control that, left half way, it would bounce for ever.
 
         Args:
             feedback: Weights of position, velocity and acceleration.
@@ -279,6 +281,11 @@ class Limiter:
         then: list[State | None] = []
         self.limited = 0
         for i, ((p, v, a), axis) in enumerate(zip(self._states, self._axes, strict=True)):
+            if self._halting[i] and (v != 0 or a != 0):
+                self.limited |= 1 << i
+                then.append(axis.stopped((p, v, a)))
+                continue
+            self._halting[i] = False
             asked = drive[i] - k0 * p - k1 * v - k2 * a
             most = min(axis.jerk, (axis.acceleration - a) / t)
             least = max(-axis.jerk, (-axis.acceleration - a) / t)
@@ -289,7 +296,14 @@ class Limiter:
                     then.append(None)
                     continue
             state = p + (v + (a / 2 + j * t / 6) * t) * t, v + (a + j * t / 2) * t, a + j * t
-            then.append(state if axis.allows((p, v, a), state) else None)
+            if axis.allows((p, v, a), state):
+                then.append(state)
+            elif axis.ends_outside(state):
+                self._halting[i] = True
+                self.limited |= 1 << i
+                then.append(axis.stopped((p, v, a)))
+            else:
+                then.append(None)
         failed = False
         goal = [
             (min(max(at, axis.lower), axis.upper), min(max(v, -axis.velocity), axis.velocity))
@@ -308,6 +322,7 @@ class Limiter:
     def brake(self) -> LimitCode:
         """Goes on by one period of the fastest stop: ON_TARGET once at rest."""
         self._last, self.limited = None, 0
+        self._halting = [False] * len(self._axes)
         self._set([axis.stopped(now) for axis, now in zip(self._axes, self._states, strict=True)])
         return LimitCode.ON_TARGET if self.at_rest else LimitCode.MOVING
 
