@@ -66,7 +66,7 @@ class Execution:
         command: The set-point to write. Shape (A,), units as in the spec.
         velocity: Of the command, per second. Shape (A,).
         acceleration: Of the command, per second squared. Shape (A,).
-        clamped: Bit i: dimension i was held back by its limits.
+        clamped: Bit i: dimension i was held back by its limits, or its action is outside of them.
         refused: Whether the policy's action was not finite.
         change: The change of mode, if there was one.
     """
@@ -156,8 +156,9 @@ class Executor:
             raise OnsetError(
                 ErrorCode.UNAVAILABLE, "executor.clear", "a moving arm", "an arm that has stopped"
             )
-        begin_ns = self._begin_ns
-        self.reset(begin_ns, position)
+        index = self._index
+        self.reset(self._begin_ns, position)
+        self._index = index  # this step goes on, it does not begin again
         return self.watchdog.reset(now_ns)
 
     def begin(self, now_ns: int) -> None:
@@ -171,7 +172,7 @@ class Executor:
         self._weights: dict[int, Array] = {}  # of the knots, by the time since the step began
         self._taken = (-1, -1)  # step and version of the plan that ``_desired`` is from
         self._desired: Float | None = None
-        self._refused = False
+        self._refused, self._cut = False, 0
 
     @property
     def position(self) -> Array:
@@ -219,6 +220,7 @@ class Executor:
             self._taken = (index, plan.version)
             self._desired = plan.action(index)
             self._refused = self._desired is not None and not np.isfinite(self._desired).all()
+            self._cut = 0 if self._desired is None else self._outside(self._desired)
         desired, refused = self._desired, self._refused
         before = self.watchdog.mode
         broken = Reason.ESTOP if estop else self._broken(now_ns, measured)
@@ -259,7 +261,7 @@ class Executor:
             command=self._limiter.position,  # the limiter makes new arrays, it changes none
             velocity=self._limiter.velocity,
             acceleration=self._limiter.acceleration,
-            clamped=self._limiter.limited if driven else 0,
+            clamped=self._limiter.limited | self._cut if driven else 0,
             refused=refused,
             change=change,
         )
@@ -278,6 +280,12 @@ class Executor:
             knots.append(self._within(action))
         knots += [knots[-1]] * (self._reach + 1 - len(knots))  # the last one is held
         return np.stack(knots)
+
+    def _outside(self, action: Float) -> int:
+        """Bit i: dimension i of an action is outside its limits, as the wire rounds them."""
+        lower, upper = (v.astype(action.dtype) for v in (self._limits.lower, self._limits.upper))
+        wrong = (action < lower) | (action > upper)
+        return sum(1 << i for i in np.flatnonzero(wrong).tolist())
 
     def _within(self, action: Float) -> Array:
         return np.clip(action.astype(np.float64), self._limits.lower, self._limits.upper)
