@@ -13,6 +13,7 @@ from typing import Any
 from controller.client import GrpcLink
 from controller.client_types import Event
 from controller.clock import MonotonicClock
+from controller.errors import ErrorCode, OnsetError
 from controller.link_state import LinkState, LinkStatus
 from controller.loop_types import LoopConfig
 from controller.meter import MeteredLink
@@ -134,7 +135,7 @@ def shared_name(robot_id: str) -> str:
 
 
 def lerobot_options(
-    robot: str, kind: str, port: str, robot_id: str, options: str, *, dry_run: bool
+    robot: str, kind: str, port: str, robot_id: str, options: str, units: str, *, dry_run: bool
 ) -> dict[str, Any]:
     """What ``controller.robots.lerobot`` is told of a robot.
 
@@ -144,7 +145,24 @@ def lerobot_options(
         port: Its serial port; empty where it has none.
         robot_id: Names its calibration.
         options: Further fields of LeRobot's configuration, as JSON.
+        units: How its units meet ours, as JSON: zeros, reversed, units, fit, modules.
         dry_run: Whether commands are not to be sent.
+
+    Raises:
+        OnsetError: BAD_VALUE when a text is no JSON object.
     """
-    settings = {"id": robot_id, **({"port": port} if port else {}), **json.loads(options)}
-    return {"robot": robot, "type": kind, "options": settings, "dry_run": dry_run}
+    settings = {"id": robot_id, **({"port": port} if port else {}), **_object("options", options)}
+    edge = _object("units", units)
+    return {"robot": robot, "type": kind, "options": settings, "dry_run": dry_run, **edge}
+
+
+def _object(field_name: str, text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise OnsetError(
+            ErrorCode.BAD_VALUE, field_name, f"{text}: {error}", "a JSON object"
+        ) from error
+    if not isinstance(value, dict):
+        raise OnsetError(ErrorCode.BAD_VALUE, field_name, text, "a JSON object")
+    return value

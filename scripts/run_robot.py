@@ -60,6 +60,7 @@ class Args:
         robot_type: LeRobot's type of a real robot.
         port: Its serial port.
         options: Further fields of LeRobot's configuration of it, as JSON, e.g. its cameras.
+        units: How LeRobot's units meet ours, as JSON: zeros, reversed, units, fit, modules.
         prompt: The instruction of a real robot.
         seconds: How long a real robot runs [s]; 0: until Ctrl-C.
         robot_id: Names this robot: to the server, to scripts/estop.py and in its calibration.
@@ -85,6 +86,7 @@ class Args:
     robot_type: str = "so101_follower"
     port: str = ""
     options: str = "{}"
+    units: str = "{}"
     prompt: str = ""
     seconds: float = 0.0
     robot_id: str = SIMULATED
@@ -173,8 +175,9 @@ def run_arm(args: Args) -> None:
     if not args.prompt:
         raise OnsetError(ErrorCode.BAD_VALUE, "prompt", "none", "an instruction for the robot")
     options = lerobot_options(
-        args.robot, args.robot_type, args.port, args.robot_id, args.options, dry_run=args.dry_run
-    )
+        args.robot, args.robot_type, args.port, args.robot_id, args.options, args.units,
+        dry_run=args.dry_run,
+    )  # fmt: skip
     with CONSOLE.status("connecting the cameras"):
         cameras = make_cameras(options)
         cameras.connect()
