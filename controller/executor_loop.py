@@ -178,15 +178,21 @@ class ExecutorLoop:
     def _fail(self, now_ns: int, what: str, error: OnsetError) -> None:
         # Apart: many buses do not acknowledge a write, which then succeeds without any motor.
         self._failures[what] += 1
-        self.event(now_ns, Level.ERROR, str(error))
-        if self._failures[what] >= self._settings.robot_errors:
+        most = self._settings.robot_errors
+        if self._failures[what] <= most:  # or they would push all other events out of the ring
+            self.event(now_ns, Level.ERROR, str(error))
+        if self._failures[what] >= most:
             self._tell(now_ns, self._executor.watchdog.fault(now_ns, Reason.ROBOT))
 
     def _clear(self, now_ns: int) -> None:
         """Leaves a fault, on request, once the emergency stop is released."""
         self._cleared = self._words["clear"].value
-        if self._words["estop"].value or self._measured is None:
+        if self._words["estop"].value:
             self.event(now_ns, Level.WARNING, "a fault is cleared only without emergency stop")
+            return
+        self._read(now_ns)
+        if self._measured is None or self._measured_ns != now_ns:
+            self.event(now_ns, Level.WARNING, "a fault is cleared only where the arm can be read")
             return
         try:
             change = self._executor.clear(now_ns, self._measured[self._index])
@@ -242,7 +248,8 @@ class ExecutorLoop:
         row["tick"], row["time_ns"], row["late_ns"] = self._ticks, due_ns, late_ns
         row["step"], row["episode"] = execution.step, self._episode
         row["observation_id"] = execution.observation_id
-        row["age_ns"] = due_ns - plan.renewed_ns if plan.renewed_ns >= 0 else -1
+        # A plan may be from after the tick was due.
+        row["age_ns"] = max(due_ns - plan.renewed_ns, 0) if plan.renewed_ns >= 0 else -1
         row["round_trip_ns"] = -1 if sent is None else sent.round_trip_ns
         row["desired"] = np.nan if execution.desired is None else execution.desired
         row["target"], row["command"] = execution.target, execution.command
