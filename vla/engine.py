@@ -18,7 +18,7 @@ from controller.errors import ErrorCode, OnsetError
 from controller.strategy import STRATEGIES, Strategy
 from controller.types import CacheFigures, Observation
 from vla.cache.config import CacheConfig
-from vla.cache.encoder import CachedEncoder, Whose
+from vla.cache.encoder import Asked, CachedEncoder, Whose
 from vla.cache.selector import Selector
 from vla.checkpoint import Checkpoint
 from vla.chunking import ChunkMemory, Condition, make_condition
@@ -162,7 +162,13 @@ class Engine:
         scales, most = self.checkpoint.normaliser, self.checkpoint.meta.max_delay
         condition = make_condition(strategy, observation, scales, most, memory)
         sampler = self._sampler(condition.prefix_length, condition.left_out)
-        inputs = self.inputs(observation, prompt, condition).to(self.device)
+        state = np.asarray(condition.state, dtype=np.float32)
+        asked = Asked(
+            observation,
+            prompt,
+            torch.from_numpy(scales.one_state(state)).to(self.device),
+            torch.tensor([condition.start], device=self.device),
+        )
         prefix, guide = condition.prefix, condition.guide
         if prefix is not None:
             prefix = prefix.to(self.device)
@@ -171,10 +177,9 @@ class Engine:
         generator = torch.Generator().manual_seed(self._seed * 1_000_003 + observation.id)
         shape = (1, self._model.horizon, self._model.action_dim)
         noise = torch.randn(shape, generator=generator).to(self.device)
-        state = np.asarray(condition.state, dtype=np.float32)
         start_step = observation.step + condition.start
         with torch.inference_mode():
-            context, figures = self._encoder.encode(whose, observation, prompt, inputs)
+            context, figures = self._encoder.encode(whose, asked)
             if self.device.type == "cuda":
                 torch.cuda.synchronize(self.device)  # so that its time is its own
         encoded = time.perf_counter_ns()

@@ -97,6 +97,10 @@ class Normaliser:
         """Normalises states. Shape (B, S)."""
         return (state - self.state_mean) / self.state_std
 
+    def one_state(self, state: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Normalises one state, in numpy as ``actions``. Shape (S,) to (1, S)."""
+        return ((state - self.state_mean.numpy()) / self.state_std.numpy())[None]
+
     def chunk(self, chunk: Tensor, state: Tensor) -> Tensor:
         """Absolute actions of the first n indices (B, n, A), with measured states (B, S)."""
         count = chunk.shape[1]

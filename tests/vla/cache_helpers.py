@@ -10,7 +10,7 @@ import torch
 from controller.types import Observation
 from tests.vla.helpers import PROMPTS, ROBOT, observation
 from vla.cache.config import CacheConfig, CacheMode
-from vla.cache.encoder import CachedEncoder, Whose
+from vla.cache.encoder import Asked, CachedEncoder, Whose
 from vla.cache.heads import CacheHeads
 from vla.cache.selector import Selector, SelectorMeta
 from vla.policy import PolicyInput
@@ -51,7 +51,8 @@ def encode(cached: CachedEncoder, observation, whose=HERE, prompt: str = PROMPTS
     """Context and figures; the context is a copy."""
     inputs = model_inputs(cached, observation, prompt)
     with torch.inference_mode():
-        context, figures = cached.encode(whose, observation, prompt, inputs)
+        asked = Asked(observation, prompt, inputs.state, inputs.start)
+        context, figures = cached.encode(whose, asked)
         return tensors(context), figures
 
 

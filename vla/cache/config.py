@@ -45,6 +45,7 @@ class DenseReason(StrEnum):
     MODE = "dense mode"
 
 
+RECOVERY_AGE = 2  # below it everything is as old as the last observation
 SHARES = (1.0, 0.75, 0.5, 0.25)  # of the image tokens: the row counts that are ever computed
 
 
@@ -101,7 +102,7 @@ class CacheConfig:
     def recovered(self, rows: int) -> int:
         """q, rows that are computed only because they are the oldest.
 
-        Recovery begins at age 2, and the oldest go first: no row is then older than
+        Recovery begins at RECOVERY_AGE, and the oldest go first: no row is then older than
         ``1 + ceil(rows / q)``, which is at most ``max_age``.
         """
         return math.ceil(rows / (self.max_age - 1))

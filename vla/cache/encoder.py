@@ -12,6 +12,7 @@ inference at a time, and a context is good until the next one of its session has
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
@@ -22,7 +23,14 @@ from numpy.typing import NDArray
 from controller.errors import ErrorCode, OnsetError
 from controller.types import CacheFigures, Observation
 from vla.cache.blend import Past, measured_effect
-from vla.cache.config import SHARES, CacheConfig, CacheMode, DenseReason, row_counts
+from vla.cache.config import (
+    RECOVERY_AGE,
+    SHARES,
+    CacheConfig,
+    CacheMode,
+    DenseReason,
+    row_counts,
+)
 from vla.cache.patches import Patcher
 from vla.cache.prefix import Cancelled, PrefixEncoder, PromptRows
 from vla.cache.rules import Identity, Seen, is_cut, order_reason
@@ -30,6 +38,7 @@ from vla.cache.selector import Selector, token_features
 from vla.cache.store import CacheStore, SessionCache
 from vla.checkpoint import Checkpoint
 from vla.policy import Context, PolicyInput
+from vla.transforms import frames_to_tensor
 
 _log = logging.getLogger(__name__)
 
@@ -49,6 +58,23 @@ class Whose:
     episode: str
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What is to be encoded.
+
+    Attributes:
+        observation: What the robot sees.
+        prompt: The instruction.
+        state: Normalised state at the chunk's beginning. Shape (1, S).
+        start: The chunk's beginning, in steps after the images. Shape (1,), int64.
+    """
+
+    observation: Observation
+    prompt: str
+    state: torch.Tensor
+    start: torch.Tensor
+
+
 class CachedEncoder:
     """A policy's ``encode`` with a cache for each session. Not thread-safe.
 
@@ -56,6 +82,7 @@ class CachedEncoder:
         config: Its settings.
         store: The sessions' caches.
         chosen: The rows that the last call computed, increasing. Shape (M,), int64.
+        choice_ns: How long the last choice of rows took, differences included [ns].
     """
 
     def __init__(
@@ -84,38 +111,37 @@ class CachedEncoder:
         self.store = CacheStore(config.budget)
         self._shadow = self._prefix.slot()
         self._shadows: SessionCache | None = None  # whose copy the shadow is
-        self._stale: set[Hashable] = set()  # sessions to compute again in slack time
-        self._prompts: dict[bytes, PromptRows] = {}
+        self._prompts: dict[str, PromptRows] = {}
         self._grippers = np.flatnonzero([d.unit == "1" for d in robot.state])
         self._arm = np.flatnonzero([d.unit == "rad" for d in robot.state])
         moving = selector.meta.moving if selector is not None else ()
         shares = [np.inf if name in moving else config.cut_share for name in model.cameras]
         self._cut_shares = np.array(shares, np.float32)
         self._texts = np.arange(self._rows, self._rows + self._prefix.texts)
+        self._recovered = config.recovered(self._rows)
         self._seed = seed
         self.chosen: NDArray[np.int64] = np.arange(self._rows)
+        self.choice_ns = 0
 
-    def encode(
-        self, whose: Whose | None, observation: Observation, prompt: str, inputs: PolicyInput
-    ) -> tuple[Context, CacheFigures]:
+    def encode(self, whose: Whose | None, asked: Asked) -> tuple[Context, CacheFigures]:
         """Encodes an observation under ``torch.inference_mode``.
 
         Args:
             whose: Whose cache to use and renew; nothing is kept when None.
-            observation: What the robot sees.
-            prompt: The instruction.
-            inputs: The same for the model; its images are not read.
+            asked: The observation.
         """
+        observation = asked.observation
         patches = self._patcher.cut(observation.frames)
         if whose is None or self.config.mode is CacheMode.OFF:
             off = self.config.mode is CacheMode.OFF
             return self._uncached(
-                patches, inputs, DenseReason.OFF if off else DenseReason.NO_SESSION
+                patches, asked, DenseReason.OFF if off else DenseReason.NO_SESSION
             )
         names, frames = self._patcher.cameras, observation.frames
-        identity = Identity.of(whose.episode, prompt, self._checkpoint.digest, frames, names)
-        cache = self.store.get(whose.session)
-        reason, chosen, ages = self._choose(whose, cache, identity, observation, patches, inputs)
+        identity = Identity.of(whose.episode, asked.prompt, self._checkpoint.digest, frames, names)
+        cache, began = self.store.get(whose.session), time.perf_counter_ns()
+        reason, chosen, ages = self._choose(whose, cache, identity, asked, patches)
+        self.choice_ns = time.perf_counter_ns() - began
         if cache is not None and reason is None:
             try:
                 self._update(cache, patches, chosen, ages, observation)
@@ -123,20 +149,20 @@ class CachedEncoder:
                 _log.error("observation %d: cache update: %s", observation.id, error)
                 reason = DenseReason.ERROR
         if cache is None or reason is not None:
-            cache = self._renew(whose, identity, observation, patches, inputs)
-        context = self._prefix.context(cache.slot, inputs.state, inputs.start)
+            cache = self._renew(whose, identity, asked, patches)
+        context = self._prefix.context(cache.slot, asked.state, asked.start)
         figures = CacheFigures(
             self._rows, len(self.chosen), int(cache.ages.max()), reason or "", cache.base
         )
         return context, figures
 
     def _uncached(
-        self, patches: list[NDArray[np.uint8]], inputs: PolicyInput, reason: DenseReason
+        self, patches: list[NDArray[np.uint8]], asked: Asked, reason: DenseReason
     ) -> tuple[Context, CacheFigures]:
         slot = self._prefix.slot()
-        self._prefix.encode(slot, self._prompt(inputs), self._floats(patches))
+        self._prefix.encode(slot, self._prompt(asked.prompt), self._floats(patches))
         self.chosen = np.arange(self._rows)
-        context = self._prefix.context(slot, inputs.state, inputs.start)
+        context = self._prefix.context(slot, asked.state, asked.start)
         return context, CacheFigures(self._rows, self._rows, 0, reason)
 
     def _choose(
@@ -144,9 +170,8 @@ class CachedEncoder:
         whose: Whose,
         cache: SessionCache | None,
         identity: Identity,
-        observation: Observation,
+        asked: Asked,
         patches: list[NDArray[np.uint8]],
-        inputs: PolicyInput,
     ) -> tuple[DenseReason | None, NDArray[np.int64], NDArray[np.int64]]:
         """A reason to compute everything, or the rows to compute and all ages before that."""
         none = np.empty(0, np.int64)
@@ -159,7 +184,7 @@ class CachedEncoder:
             reason = DenseReason.NON_FINITE
         if reason is None and config.mode is CacheMode.DENSE:
             reason = DenseReason.MODE
-        reason = reason or order_reason(observation, cache.seen, self._grippers, config)
+        reason = reason or order_reason(asked.observation, cache.seen, self._grippers, config)
         if reason is None and config.mode is CacheMode.PERIODIC:
             again = cache.since + 1 >= config.period
             return DenseReason.PERIOD if again else None, none, ages
@@ -168,34 +193,28 @@ class CachedEncoder:
         changes = self._patcher.changes(patches, cache.reference)
         if is_cut(changes, self._prefix.patches, self._cut_shares, config.cut_level):
             return DenseReason.CUT, none, ages
-        recovered = self._recovered(ages)
-        scores, count = self._scores(cache, changes, ages, observation, inputs)
+        scores, count = self._scores(cache, changes, ages, asked)
         if count == self._rows:
             return DenseReason.CHOSEN, none, ages
-        scores[recovered] = np.inf
-        chosen = np.sort(np.argpartition(scores, self._rows - count)[self._rows - count :])
-        ages_after = ages.copy()
-        ages_after[chosen] = 0
-        if ages_after.max() > config.max_age:
+        oldest = int(ages.max())
+        if oldest >= RECOVERY_AGE:  # the oldest rows come first
+            recovered = np.argsort(-ages, kind="stable")[: self._recovered]
+            scores[recovered] = np.inf
+        chosen = np.argpartition(scores, self._rows - count)[self._rows - count :]
+        chosen.sort()
+        if oldest > config.max_age and np.delete(ages, chosen).max() > config.max_age:
             return DenseReason.AGE, none, ages
         return None, chosen, ages
-
-    def _recovered(self, ages: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The oldest rows; none while everything is as old as the last observation."""
-        if ages.max() < 2:
-            return np.empty(0, np.int64)
-        count = self.config.recovered(self._rows)
-        return np.argsort(-ages, kind="stable")[:count]
 
     def _scores(
         self,
         cache: SessionCache,
         changes: Array,
         ages: NDArray[np.int64],
-        observation: Observation,
-        inputs: PolicyInput,
+        asked: Asked,
     ) -> tuple[Array, int]:
         """A score for each row, and how many rows to compute."""
+        observation = asked.observation
         config = self.config
         count = 0 if config.rows is None else self._counts[SHARES.index(config.rows)]
         if config.mode is CacheMode.PIXEL:
@@ -204,34 +223,34 @@ class CachedEncoder:
             rng = np.random.default_rng([self._seed, observation.id])
             return rng.random(self._rows, dtype=np.float32), count
         if config.mode is CacheMode.ORACLE:
-            return self._effect(cache, observation, inputs), count
+            return self._effect(cache, asked), count
         selector = self._selector
         if selector is None or cache.bias is None:
             raise OnsetError(ErrorCode.INTERNAL, "cache", "no selector", "one, for this mode")
         moved = np.abs(observation.state - cache.seen.state)
-        arm = float(moved[self._arm].max()) if len(self._arm) else 0.0
-        grippers = float(moved[self._grippers].max()) if len(self._grippers) else 0.0
+        arm = float(moved[self._arm].max(initial=0.0))
+        grippers = float(moved[self._grippers].max(initial=0.0))
         tokens = token_features(changes, ages, arm, grippers)
         scores = selector.scores(tokens, cache.bias)
         return scores, count or self._counts[selector.choice(tokens, scores)]
 
-    def _effect(self, cache: SessionCache, observation: Observation, inputs: PolicyInput) -> Array:
+    def _effect(self, cache: SessionCache, asked: Asked) -> Array:
         model, slot = self._checkpoint.model, cache.slot
         # Out of inference mode: its tensors have no gradients.
         with torch.inference_mode(False), torch.no_grad():
             plain = PolicyInput(
-                {name: image.clone() for name, image in inputs.images.items()},
-                inputs.state.clone(),
-                inputs.tokens.clone(),
-                inputs.start.clone(),
+                {n: frames_to_tensor(frames) for n, frames in asked.observation.frames.items()},
+                asked.state.clone(),
+                self._checkpoint.tokeniser.encode(asked.prompt)[None],
+                asked.start.clone(),
             )
-            context = self._prefix.context(slot, inputs.state, inputs.start)
+            context = self._prefix.context(slot, asked.state, asked.start)
             past = Past(
                 tuple(k.clone() for k in context.keys),
                 tuple(v.clone() for v in context.values),
                 slot.images[None, :, : model.config.width].clone(),
             )
-            generator = torch.Generator().manual_seed(self._seed * 1_000_003 + observation.id)
+            generator = torch.Generator().manual_seed(self._seed * 1_000_003 + asked.observation.id)
             return measured_effect(model, plain, past, generator)[0].numpy()
 
     def _update(
@@ -270,12 +289,12 @@ class CachedEncoder:
         self,
         whose: Whose,
         identity: Identity,
-        observation: Observation,
+        asked: Asked,
         patches: list[NDArray[np.uint8]],
-        inputs: PolicyInput,
     ) -> SessionCache:
         """Computes everything, and keeps it."""
-        prompt = self._prompt(inputs)
+        observation = asked.observation
+        prompt = self._prompt(asked.prompt)
         self._shadows = None
         self._prefix.encode(self._shadow, prompt, self._floats(patches))
         slot, old = self._shadow, self.store.get(whose.session)
@@ -331,6 +350,11 @@ class CachedEncoder:
             return False
         return True
 
+    @property
+    def shared_bytes(self) -> int:
+        """Size of what all sessions share: the shadow [bytes]."""
+        return self._shadow.nbytes
+
     def distrust(self, whose: Whose) -> None:
         """What came out was not finite: everything is computed the next time."""
         cache = self.store.get(whose.session)
@@ -341,11 +365,11 @@ class CachedEncoder:
         """Drops a session that has ended."""
         self.store.forget(session)
 
-    def _prompt(self, inputs: PolicyInput) -> PromptRows:
-        key = inputs.tokens.cpu().numpy().tobytes()
-        if key not in self._prompts:  # a policy knows a few instructions
-            self._prompts[key] = self._prefix.prompt(inputs.tokens[0])
-        return self._prompts[key]
+    def _prompt(self, prompt: str) -> PromptRows:
+        if prompt not in self._prompts:  # a policy knows a few instructions
+            tokens = self._checkpoint.tokeniser.encode(prompt).to(self._prefix.device)
+            self._prompts[prompt] = self._prefix.prompt(tokens)
+        return self._prompts[prompt]
 
     def _floats(self, patches: list[NDArray[np.uint8]]) -> list[torch.Tensor]:
         return [torch.from_numpy(p).to(self._prefix.device).float() for p in patches]

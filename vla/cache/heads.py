@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from vla.cache.config import SHARES, row_counts
-from vla.cache.selector import FEATURES, Selector, SelectorMeta
+from vla.cache.selector import FEATURES, RANKS, Selector, SelectorMeta, ranks
 
 HIDDEN = 24
 
@@ -26,7 +26,7 @@ class CacheHeads(nn.Module):
         self.position = nn.Parameter(torch.zeros(rows, hidden))
         self.prompt = nn.Linear(width, hidden, bias=False)
         self.leave = nn.Linear(hidden, 1, bias=False)
-        self.ratio_enter = nn.Linear(2 * FEATURES + 8, hidden)
+        self.ratio_enter = nn.Linear(2 * FEATURES + RANKS, hidden)
         self.ratio_leave = nn.Linear(hidden, len(SHARES))
 
     def scores(self, tokens: Tensor, instruction: Tensor) -> Tensor:
@@ -37,8 +37,8 @@ class CacheHeads(nn.Module):
     def logits(self, tokens: Tensor, scores: Tensor) -> Tensor:
         """Of each share. Shape (B, len(SHARES))."""
         ordered = scores.sort(-1).values
-        ranks = (torch.arange(1, 9, device=scores.device) * scores.shape[1]) // 9
-        pooled = torch.cat([tokens.mean(1), tokens.amax(1), ordered[:, ranks]], dim=-1)
+        told = ordered[:, torch.from_numpy(ranks(scores.shape[1]))]
+        pooled = torch.cat([tokens.mean(1), tokens.amax(1), told], dim=-1)
         return self.ratio_leave(torch.relu(self.ratio_enter(pooled)))
 
     def selector(self, meta: SelectorMeta) -> Selector:

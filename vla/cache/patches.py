@@ -42,15 +42,14 @@ class Patcher:
         self.cameras, self._patch = tuple(cameras), patch
         self.per_camera = grid * grid
         pixels = patch * patch
-        self._means, self._colours = [], []
+        self._means = []
         for count in lags:
             # A product with these takes the means that numpy would take ten times as long for.
             means = np.zeros((count, pixels * 3, 2), np.float32)
             means[0, :, 0], means[..., 1] = 1 / (3 * pixels), 1 / (3 * pixels * count)
             self._means.append(means.reshape(-1, 2) / 255)
-            colours = np.zeros((count, pixels, 3, 3), np.float32)
-            colours[0] = np.eye(3, dtype=np.float32) / (255 * pixels)
-            self._colours.append(colours.reshape(-1, 3))
+        self._newest = pixels * 3  # columns of a patch that are the newest frame's
+        self._colours = np.tile(np.eye(3, dtype=np.float32) / (255 * pixels), (pixels, 1))
 
     def cut(self, frames: Mapping[str, Image]) -> list[Bytes]:
         """Per camera, patches of shape (P, K)."""
@@ -69,7 +68,6 @@ class Patcher:
             np.matmul(apart.astype(np.float32), self._means[i], out=rows[:, 3:5])
             rows[:, 5] = apart.max(1)
             rows[:, 5] /= 255
-            signed = new.astype(np.float32)
-            signed -= old
-            np.matmul(signed, self._colours[i], out=rows[:, :3])
+            np.matmul(new[:, : self._newest].astype(np.float32), self._colours, out=rows[:, :3])
+            rows[:, :3] -= old[:, : self._newest].astype(np.float32) @ self._colours
         return found

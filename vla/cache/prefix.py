@@ -91,6 +91,8 @@ class PrefixEncoder:
             ]
             self._layers = [_Layer(cast(Block, block)) for block in model.prefix]
             self._readout = _Readout(model.readout, len(c.cameras))
+            enter, _, leave = model.state_in
+            self._enter, self._leave = _product(enter), _product(leave)
 
     @property
     def device(self) -> torch.device:
@@ -166,8 +168,18 @@ class PrefixEncoder:
             start: As in ``PolicyInput``. Shape (1,).
         """
         views = [_heads(kv, self.config.heads) for kv in slot.keys_values]
-        summary = self._model.summarise(slot.feature, state, start)
+        summary = self._summary(slot.feature, state, start)
         return Context(tuple(k for k, _ in views), tuple(v for _, v in views), summary, self.rows)
+
+    def _summary(self, feature: Tensor, state: Tensor, start: Tensor) -> Tensor:
+        """As ``SmallVLA.summarise``."""
+        hidden = torch.addmm(
+            self._enter[0], torch.cat([state, feature.flatten(1)], 1), self._enter[1]
+        )
+        if self.config.max_start:
+            scale, shift = self._model.start.weight.index_select(0, start).chunk(2, dim=-1)
+            hidden = torch.addcmul(hidden + shift, hidden, scale)
+        return torch.addmm(self._leave[0], F.gelu(hidden), self._leave[1])
 
 
 class _Camera:

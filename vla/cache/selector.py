@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,7 @@ Float = NDArray[np.float32]
 FEATURES = CHANGES + 3  # of a token: changes, age, motion of arm and grippers
 BEND = 0.05  # a change of this size is half of what the selector can be told
 MOTION = 0.1  # the same for the arm [rad] and grippers
+RANKS = 8  # scores that the ratio predictor is told
 AGE = 8  # an age that counts as 1 [observations]
 WEIGHTS = Path(__file__).parent.parent / "weights" / "cache"
 
@@ -99,9 +101,7 @@ class Selector:
         path.with_suffix(".json").write_text(json.dumps(asdict(self.meta), indent=1) + "\n")
 
 
-def token_features(
-    changes: Float, ages: NDArray[np.int64], arm: float, grippers: float
-) -> Float:
+def token_features(changes: Float, ages: NDArray[np.int64], arm: float, grippers: float) -> Float:
     """What the selector is told of each token. Shape (N, FEATURES), each value about -1..1.
 
     Args:
@@ -121,10 +121,19 @@ def token_features(
 
 
 def pooled(tokens: Float, scores: Float) -> Float:
-    """What the ratio predictor is told. Shape (2 FEATURES + 8,)."""
-    ordered = np.sort(scores)
-    ranks = (np.arange(1, 9) * len(scores)) // 9
-    return np.concatenate([tokens.mean(0), tokens.max(0), ordered[ranks]])
+    """What the ratio predictor is told. Shape (2 FEATURES + RANKS,)."""
+    found = np.empty(2 * FEATURES + RANKS, np.float32)
+    np.add.reduce(tokens, 0, out=found[:FEATURES])
+    found[:FEATURES] /= len(tokens)
+    np.maximum.reduce(tokens, 0, out=found[FEATURES : 2 * FEATURES])
+    found[2 * FEATURES :] = np.sort(scores)[ranks(len(scores))]
+    return found
+
+
+@cache
+def ranks(count: int) -> NDArray[np.int64]:
+    """Which of so many sorted scores the ratio predictor is told. Shape (RANKS,)."""
+    return (np.arange(1, RANKS + 1) * count) // (RANKS + 1)
 
 
 def load_selector(path: Path) -> Selector:
