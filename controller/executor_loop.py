@@ -18,9 +18,10 @@ from controller.executor import Execution, Executor
 from controller.limits import MotionLimits
 from controller.park import ParkMotion
 from controller.plan import EMPTY
-from controller.record import Level, new_event, new_records
+from controller.record import Level, new_event, record_dtype
 from controller.robot import Joints
 from controller.shared import Segment
+from controller.shared_slots import packer
 from controller.types import Command, Float
 from controller.watchdog import Change, Mode, Reason
 
@@ -72,9 +73,10 @@ class ExecutorLoop:
         self._joints, self._executor, self._limits = joints, executor, limits
         self._settings, self._park, self._clock = settings, park, clock
         self._plans = PlanReader(segment)
-        self._state = np.zeros((), state_dtype(actions, states))
+        self._pack_state = packer(state_dtype(actions, states)).pack
         self._states = segment.latest("state")
-        self._record = new_records(1, actions, states)
+        self._pack_record = packer(record_dtype(actions, states)).pack
+        self._nothing, self._unmeasured = [math.nan] * actions, [math.nan] * states
         self._records, self._events = recording.ring("records"), recording.ring("events")
         self._words = {name: segment.word(name) for name in WORDS}
         self._words |= {name: stops.word(name) for name in STOP_WORDS}
@@ -82,7 +84,7 @@ class ExecutorLoop:
         self._measured: Float | None = None
         self._measured_ns = -1
         self._episode = _EPISODE_NONE
-        self._ticks = self._missed = self._starved = 0
+        self._ticks = self._missed = self._starved = self._busy_ns = 0
         self._failures = {"read": 0, "write": 0}  # one after the other, of each
         self._cleared = self._words["clear"].value
         self._parking: ParkMotion | None = None
@@ -138,10 +140,12 @@ class ExecutorLoop:
         )
         self._write(due_ns, execution)
         self._tell(due_ns, execution.change)
-        self._note(due_ns, late_ns, began_ns, execution, sent)
         self._publish(due_ns, execution)
+        self._note(due_ns, late_ns, execution, sent)
         words["executor_ns"].value = due_ns
-        return not (quitting and self._done(due_ns))
+        goes_on = not (quitting and self._done(due_ns))
+        self._busy_ns = self._clock.now_ns() - began_ns
+        return goes_on
 
     def _begin(self, now_ns: int, sent: Sent) -> None:
         self._episode, self._starved = sent.episode, 0
@@ -241,35 +245,32 @@ class ExecutorLoop:
         park = self._park
         return park is not None and bool(np.allclose(self._executor.position, park, atol=1e-6))
 
-    def _note(
-        self, due_ns: int, late_ns: int, began_ns: int, execution: Execution, sent: Sent | None
-    ) -> None:
-        row, plan = self._record[0], EMPTY if sent is None else sent.plan
-        row["tick"], row["time_ns"], row["late_ns"] = self._ticks, due_ns, late_ns
-        row["step"], row["episode"] = execution.step, self._episode
-        row["observation_id"] = execution.observation_id
-        # A plan may be from after the tick was due.
-        row["age_ns"] = max(due_ns - plan.renewed_ns, 0) if plan.renewed_ns >= 0 else -1
-        row["round_trip_ns"] = -1 if sent is None else sent.round_trip_ns
-        row["desired"] = np.nan if execution.desired is None else execution.desired
-        row["target"], row["command"] = execution.target, execution.command
-        row["velocity"], row["acceleration"] = execution.velocity, execution.acceleration
-        row["measured"] = np.nan if self._measured is None else self._measured
-        row["clamped"], row["refused"] = execution.clamped, execution.refused
-        row["mode"], row["reason"] = execution.mode, execution.reason
-        row["busy_ns"] = self._clock.now_ns() - began_ns
-        self._records.write(self._record)
+    # Both in plain numbers, in the order of the dtype's fields.
 
     def _publish(self, due_ns: int, execution: Execution) -> None:
-        state = self._state
         held = execution.mode not in (Mode.RUNNING, Mode.COASTING)
         self._starved += execution.boundary and held and self._episode != _EPISODE_NONE
-        state["tick"], state["time_ns"], state["episode"] = self._ticks, due_ns, self._episode
-        state["step"], state["missed"], state["starved"] = (
-            execution.step, self._missed, self._starved,
+        measured = self._unmeasured if self._measured is None else self._measured.tolist()
+        state = self._pack_state(
+            self._ticks, due_ns, self._episode, execution.step, self._measured_ns, self._missed,
+            self._starved, *execution.command.tolist(), *execution.velocity.tolist(), *measured,
+            execution.mode, execution.reason,
         )  # fmt: skip
-        state["measured_ns"] = self._measured_ns
-        state["command"], state["velocity"] = execution.command, execution.velocity
-        state["measured"] = np.nan if self._measured is None else self._measured
-        state["mode"], state["reason"] = execution.mode, execution.reason
         self._states.write(state)
+
+    def _note(self, due_ns: int, late_ns: int, execution: Execution, sent: Sent | None) -> None:
+        renewed_ns, round_trip_ns = -1, -1
+        if sent is not None:
+            renewed_ns, round_trip_ns = sent.plan.renewed_ns, sent.round_trip_ns
+        # A plan may be from after the tick was due.
+        age_ns = max(due_ns - renewed_ns, 0) if renewed_ns >= 0 else -1
+        desired = self._nothing if execution.desired is None else execution.desired.tolist()
+        measured = self._unmeasured if self._measured is None else self._measured.tolist()
+        record = self._pack_record(
+            self._ticks, due_ns, late_ns, self._busy_ns, execution.step, self._episode,
+            execution.observation_id, age_ns, round_trip_ns, *desired,
+            *execution.target.tolist(), *execution.command.tolist(),
+            *execution.velocity.tolist(), *execution.acceleration.tolist(), *measured,
+            execution.clamped, execution.mode, execution.reason, execution.refused,
+        )  # fmt: skip
+        self._records.write(record)

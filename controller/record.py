@@ -10,7 +10,7 @@ field           type  unit    meaning
 tick            i8    1       counts up within a run
 time_ns         i8    ns      robot's clock: when the tick was due
 late_ns         i8    ns      start of the tick behind ``time_ns``
-busy_ns         i8    ns      duration of the tick
+busy_ns         i8    ns      duration of the tick before, with all that it wrote; 0 at first
 step            i8    1       policy step under way
 episode         i8    1       counts up within a run
 observation_id  i8    1       observation that the action answers; -1 where there is no action

@@ -27,7 +27,7 @@ _MEANING = {
     "tick": "counts up within a run",
     "time_ns": "robot's clock: when the tick was due [ns]",
     "late_ns": "start of the tick behind its deadline [ns]",
-    "busy_ns": "duration of the tick [ns]",
+    "busy_ns": "duration of the tick before [ns]",
     "step": "policy step under way",
     "episode": "counts up within a run",
     "observation_id": "observation that the action answers; -1: none",

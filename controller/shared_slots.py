@@ -12,6 +12,7 @@ have ARM computers, which do not: there the checksum tells it.
 
 from __future__ import annotations
 
+import struct
 import zlib
 
 import numpy as np
@@ -22,8 +23,12 @@ from controller.errors import ErrorCode, OnsetError
 LINE = 64
 WORD = 8
 _HEADER = 2 * WORD
+_CODES = {
+    "i1": "b", "i2": "h", "i4": "i", "i8": "q", "u1": "B", "u2": "H", "u4": "I", "u8": "Q",
+    "f4": "f", "f8": "d",
+}  # fmt: skip
 
-Record = np.void | NDArray[np.void]
+Record = np.void | NDArray[np.void] | bytes  # bytes as a packer makes them
 
 
 def check_dtype(field: str, dtype: np.dtype) -> np.dtype:
@@ -35,6 +40,29 @@ def check_dtype(field: str, dtype: np.dtype) -> np.dtype:
     if dtype.names is None or dtype.hasobject:
         raise OnsetError(ErrorCode.BAD_VALUE, field, dtype, "a structured dtype without objects")
     return dtype
+
+
+def packer(dtype: np.dtype) -> struct.Struct:
+    """Returns what packs a record from plain numbers, several times faster than field by field.
+
+    They come in the order of the fields, those of an array one after the other.
+
+    Raises:
+        OnsetError: BAD_VALUE when a field is not of numbers, or there is padding.
+    """
+    codes = "<"
+    for name, (field, *_) in (dtype.fields or {}).items():
+        base, shape = field.subdtype or (field, ())
+        code = _CODES.get(base.newbyteorder("<").str[1:]) if base.str[0] in "<|" else None
+        if code is None:
+            allowed = "a number, low byte first"
+            raise OnsetError(ErrorCode.BAD_VALUE, f"dtype[{name}]", base.str, allowed)
+        codes += f"{int(np.prod(shape))}{code}"
+    packs = struct.Struct(codes)
+    if packs.size != dtype.itemsize:
+        allowed = f"{packs.size} bytes, without padding"
+        raise OnsetError(ErrorCode.BAD_VALUE, "dtype.itemsize", dtype.itemsize, allowed)
+    return packs
 
 
 def slots_size(dtype: np.dtype, count: int) -> int:
@@ -65,6 +93,12 @@ class Slots:
         Raises:
             OnsetError: BAD_SHAPE when it is not one record of the slots' dtype.
         """
+        if isinstance(record, bytes):
+            if len(record) != self._size:
+                raise OnsetError(
+                    ErrorCode.BAD_SHAPE, "record", f"{len(record)} bytes", f"{self._size} bytes"
+                )
+            return record
         if record.dtype is not self._accepted:
             # Comparing dtypes takes microseconds, so the one found equal is remembered.
             if record.dtype != self._dtype:

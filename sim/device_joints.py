@@ -5,6 +5,7 @@ Neither imports MuJoCo: what they know of the arm stands in shared memory.
 
 from __future__ import annotations
 
+import struct
 import time
 from collections.abc import Mapping
 
@@ -12,10 +13,13 @@ import numpy as np
 
 from controller.errors import ErrorCode, OnsetError
 from controller.shared import Segment
+from controller.shared_slots import packer
 from controller.types import Command, Float, Image, RobotSpec
 from sim.device_shared import COMMAND, attach_device, scene_segment
 
 SILENT_NS = 1_000_000_000
+
+_WHEN = struct.Struct("<qq")  # the first fields of STATE: time_ns, episode
 
 
 class SimJoints:
@@ -34,7 +38,7 @@ class SimJoints:
         self._shared, self._about = attach_device(segment)
         self._state, self._commands = self._shared.latest("state"), self._shared.ring("commands")
         self._command = np.zeros(1, COMMAND)
-        self._position = self._command["position"][0]
+        self._pack_into, self._episode = packer(COMMAND).pack_into, 0
         self._spec = self._about.spec
 
     @property
@@ -44,7 +48,7 @@ class SimJoints:
     @property
     def episode(self) -> int:
         """Resets of the scene, as of the state that was read last; 0 before that."""
-        return int(self._command["episode"][0])
+        return self._episode
 
     def connect(self) -> None:
         """Reads a first state.
@@ -61,7 +65,8 @@ class SimJoints:
             OnsetError: UNAVAILABLE when it is too old: the device is gone, or stopped.
         """
         record = self._state.read()
-        age = time.monotonic_ns() - int(record["time_ns"]) if record is not None else None
+        time_ns, episode = (0, 0) if record is None else _WHEN.unpack_from(record)
+        age = None if record is None else time.monotonic_ns() - time_ns
         if record is None or age is None or age > self._silent_ns:
             raise OnsetError(
                 ErrorCode.UNAVAILABLE,
@@ -69,13 +74,13 @@ class SimJoints:
                 "no state yet" if age is None else f"{age} ns",
                 f"at most {self._silent_ns} ns",
             )
-        self._command["episode"] = record["episode"]
+        self._episode = episode
         return record["state"]
 
     def write(self, command: Command) -> None:
         """Sends one set-point. It acts from the next physics step."""
-        self._command["time_ns"] = time.monotonic_ns()
-        self._position[:] = command.position
+        now_ns, position = time.monotonic_ns(), command.position.tolist()
+        self._pack_into(self._command, 0, now_ns, self._episode, *position)
         self._commands.write(self._command)
 
     def close(self, *, release: bool = False) -> None:
