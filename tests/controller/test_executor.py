@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from controller.errors import ErrorCode, OnsetError
 from controller.executor import Executor, ExecutorConfig
 from controller.park import ParkMotion
-from controller.plan import EMPTY
+from controller.plan import EMPTY, Plan
 from controller.watchdog import LadderConfig, Mode, Reason
 from tests.controller.executor_fakes import ARM, SO101, TICK, Arm, limits_of, plan_of
 from tests.controller.helpers import MS
@@ -338,7 +338,7 @@ def test_what_the_rates_hold_back_is_flagged_too():
 # --- stops and faults -------------------------------------------------------------------------
 
 
-def moving(**settings) -> tuple[Arm, object]:
+def moving(**settings) -> tuple[Arm, Plan]:
     arm = Arm(**settings)
     plan = plan_of(glide(200), renewed_ns=arm.now_ns + 10**10)
     arm.run(80, plan)

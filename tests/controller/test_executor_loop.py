@@ -14,7 +14,7 @@ from controller.errors import OnsetError
 from controller.executor_loop import LoopSettings
 from controller.record import record_dtype
 from controller.watchdog import LadderConfig, Mode, Reason
-from tests.controller.executor_fakes import ARM, TICK, Bench, plan_of
+from tests.controller.executor_fakes import TICK, Bench, plan_of
 from tests.controller.helpers import MS
 
 RUNNING, COASTING, DECELERATING, HOLDING, FAULT = Mode
