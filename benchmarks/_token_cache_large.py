@@ -1,0 +1,125 @@
+"""A larger build of the built-in model, for speed alone: its weights are random.
+
+Two 224-pixel cameras with 16-pixel patches: 392 image tokens, 8 layers of width 384, sizes of the
+smaller published policies. Its scene is a still picture in which a few squares move.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from controller.types import CameraSpec, Observation, RobotSpec
+from vla.cache.config import CacheConfig
+from vla.cache.encoder import Whose
+from vla.cache.heads import CacheHeads
+from vla.cache.selector import Selector, SelectorMeta
+from vla.checkpoint import Checkpoint, PolicyMeta, random_checkpoint
+from vla.chunking import Condition
+from vla.engine import Engine
+from vla.models.small import SmallVLAConfig
+from vla.serve.runner import blank_observation
+from vla.transforms import Normaliser
+
+SIZE, PATCH, WIDTH, DEPTH, HEADS = 224, 16, 384, 8, 6
+SQUARES = 3
+
+
+def large_checkpoint(like: Checkpoint) -> Checkpoint:
+    """The larger build, for the robot and instructions of another policy."""
+    cameras = tuple(CameraSpec(name, SIZE, SIZE) for name in ("front", "wrist"))
+    robot = replace(like.meta.robot, cameras=cameras)
+    small = like.meta.model
+    model = SmallVLAConfig(
+        cameras=("front", "wrist"),
+        lags=(1, 1),
+        image_size=SIZE,
+        patch=PATCH,
+        width=WIDTH,
+        depth=DEPTH,
+        heads=HEADS,
+        horizon=small.horizon,
+        state_dim=small.state_dim,
+        action_dim=small.action_dim,
+        words=small.words,
+        max_words=small.max_words,
+    )
+    meta = PolicyMeta("large", model, like.meta.prompts, robot, like.meta.expert_steps)
+    scales = Normaliser(**{n: t.clone() for n, t in like.normaliser.tensors().items()})
+    return replace(random_checkpoint(meta, scales, seed=0), digest="large")
+
+
+def large_selector(checkpoint: Checkpoint) -> Selector:
+    """A selector of the right size, untrained."""
+    model = checkpoint.meta.model
+    rows = model.grid**2 * len(model.cameras)
+    torch.manual_seed(0)
+    heads = CacheHeads(rows, model.width)
+    return heads.selector(SelectorMeta("large", "large", rows, 0.25, model.cameras))
+
+
+def moving_squares(robot: RobotSpec, count: int) -> Iterator[Observation]:
+    """Observations of a still scene in which squares move, four steps apart."""
+    rng = np.random.default_rng(0)
+    blank = blank_observation(robot)
+    still = {
+        c.name: rng.integers(0, 256, (len(c.lags), c.height, c.width, 3), dtype=np.uint8)
+        for c in robot.cameras
+    }
+    places = rng.uniform(0, SIZE - 48, (SQUARES, 2))
+    speeds = rng.uniform(-9, 9, (SQUARES, 2))
+    for number in range(count):
+        frames = {name: frame.copy() for name, frame in still.items()}
+        for place in places:
+            y, x = (place % (SIZE - 48)).astype(int)
+            for frame in frames.values():
+                frame[:, y : y + 48, x : x + 48] = 200
+        places += speeds
+        yield replace(blank, id=number, step=4 * number, frames=frames)
+
+
+def measure_large(
+    like: Checkpoint, methods: dict[str, CacheConfig], rounds: int
+) -> dict[str, list[tuple[float, float]]]:
+    """Times of encoding [ms], and of the choice of rows in it, by method.
+
+    Slack time is used, and not counted. "module" is the model's own ``encode``, whose gains the
+    others have taken.
+    """
+    checkpoint = large_checkpoint(like)
+    selector = large_selector(checkpoint)
+    engines = {n: Engine(checkpoint, cache=c, selector=selector) for n, c in methods.items()}
+    prompt = checkpoint.meta.prompts[0]
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in (*methods, "module")}
+    order = np.random.default_rng(0)
+    for number, observation in enumerate(moving_squares(checkpoint.meta.robot, rounds + 3)):
+        for index in order.permutation(len(engines)):
+            name = list(engines)[index]
+            pieces = engines[name].stream(observation, prompt, whose=Whose("robot", "e"))
+            encode_ms = next(pieces).encode_ns * 1e-6
+            for _ in pieces:
+                pass
+            engines[name].settle()
+            if number >= 3:
+                times[name].append((encode_ms, engines[name].encoder.choice_ns * 1e-6))
+        if number >= 3:
+            times["module"].append((_module_ms(checkpoint, observation, prompt), 0.0))
+    return times
+
+
+def _module_ms(checkpoint: Checkpoint, observation: Observation, prompt: str) -> float:
+    inputs = Engine(checkpoint).inputs(observation, prompt, Condition(0, observation.state))
+    with torch.inference_mode():
+        began = time.perf_counter_ns()
+        checkpoint.model.encode(inputs)
+        return (time.perf_counter_ns() - began) * 1e-6
+
+
+def quantiles(values: list[float]) -> tuple[float, float, float]:
+    """p50, p95, p99."""
+    p50, p95, p99 = np.quantile(values, [0.5, 0.95, 0.99]).tolist()
+    return p50, p95, p99

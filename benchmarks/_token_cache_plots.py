@@ -1,0 +1,79 @@
+"""Pictures of the cache: speed against error, error against age, the worst frames."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+from benchmarks._token_cache_methods import Measured
+from sim.reuse_film import dimmed
+
+DPI = 110
+
+
+def draw_speed(path: Path, tasks: Mapping[str, Measured], dense: str = "off") -> None:
+    """Median speed-up of encoding against p99 of the action error, a panel a task."""
+    figure, axes = plt.subplots(1, len(tasks), figsize=(4.2 * len(tasks), 4), squeeze=False)
+    for axis, (task, measured) in zip(axes[0], tasks.items(), strict=True):
+        base = np.median([r.encode_ms for r in measured.replies[dense]])
+        for name, replies in sorted(measured.replies.items()):
+            if name.startswith("oracle") or name in ("off", "dense"):
+                continue
+            speed = base / np.median([r.encode_ms for r in replies])
+            worst = np.quantile([r.error for r in replies], 0.99)
+            axis.scatter(speed, worst, s=30, label=name, marker="o" if "slack" not in name else "x")
+        for name, errors in measured.floors.items():
+            axis.axhline(np.quantile(errors, 0.99), color="0.6", ls=":", lw=1)
+            axis.text(axis.get_xlim()[0], np.quantile(errors, 0.99), name, fontsize=7, va="bottom")
+        axis.set(title=task, xlabel="encode: times faster than dense (p50)", yscale="log")
+    axes[0, 0].set_ylabel("action error, p99 [rad]")
+    axes[0, -1].legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    _save(figure, path)
+
+
+def draw_age(path: Path, tasks: Mapping[str, Measured]) -> None:
+    """Error against the greatest age, without slack time, a panel a task."""
+    figure, axes = plt.subplots(1, len(tasks), figsize=(4.2 * len(tasks), 3.6), squeeze=False)
+    for axis, (task, measured) in zip(axes[0], tasks.items(), strict=True):
+        for name in ("learned 1/4, no slack", "pixel 1/4, no slack", "learned 1/2, no slack"):
+            replies = [r for r in measured.replies[name] if not r.figures.dense_reason]
+            ages = sorted({r.figures.max_age for r in replies})
+            errors = [[r.error for r in replies if r.figures.max_age == age] for age in ages]
+            line = axis.plot(ages, [np.median(e) for e in errors], label=name)[0]
+            axis.plot(ages, [max(e) for e in errors], color=line.get_color(), ls="--", lw=1)
+        axis.axhline(np.quantile(measured.floors["bfloat16"], 0.99), color="0.6", ls=":", lw=1)
+        axis.set(title=task, xlabel="greatest age of a row [observations]", yscale="log")
+    axes[0, 0].set_ylabel("action error [rad]: median, max (dashed)\nbfloat16's p99 (dotted)")
+    axes[0, -1].legend(fontsize=7)
+    _save(figure, path)
+
+
+def draw_worst(path: Path, tasks: Mapping[str, Measured], names: tuple[str, ...]) -> None:
+    """The frame on which each method was farthest off, its reused patches dimmed."""
+    figure, axes = plt.subplots(
+        len(tasks), len(names), figsize=(3.2 * len(names), 2.1 * len(tasks)), squeeze=False
+    )
+    for row, (task, measured) in zip(axes, tasks.items(), strict=True):
+        for axis, name in zip(row, names, strict=True):
+            worst = measured.worst[name]
+            picture = [
+                dimmed(frame, worst.chosen, number) for number, frame in enumerate(worst.frames)
+            ]
+            axis.imshow(np.concatenate(picture, axis=1), interpolation="nearest")
+            axis.set_title(f"{task}, {name}\n{worst.error:.3f} rad", fontsize=8)
+            axis.axis("off")
+    _save(figure, path)
+
+
+def _save(figure, path: Path) -> None:
+    figure.tight_layout()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=DPI)
+    plt.close(figure)

@@ -1,0 +1,240 @@
+"""The token cache and its controls, on the observations of closed loops: speed, reuse, error.
+
+Every observation of a closed loop goes through every method, in an order drawn anew, so that ratios
+are of one run. What is timed is all of encoding: inputs, choice of rows, gathering, vision, prefix.
+Slack time, in which an idle server computes the last frame wholly, is not in it; methods marked
+"no slack" are without. The error is that of the actions, against the same policy with all rows and
+the same noise. Dense is the same code over all rows, with every gain that needs no cache.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks._token_cache_large import measure_large, quantiles
+from benchmarks._token_cache_methods import DRIVER, Measured, measure_task
+from benchmarks._token_cache_plots import draw_age, draw_speed, draw_worst
+from benchmarks._token_cache_ttfa import bundled_ttfa, large_ttfa
+from controller.types import Observation
+from scripts.results import code_commit, write_results
+from vla.cache.config import CacheConfig, CacheMode
+from vla.cache.selector import WEIGHTS, load_selector
+from vla.checkpoint import load_checkpoint
+
+CONSOLE = Console()
+PERIODS = 4  # policy periods between two observations
+Row = dict[str, object]
+LARGE = {
+    "off": CacheConfig(),
+    **{
+        f"learned {name}": CacheConfig(CacheMode.LEARNED, share)
+        for name, share in (("1/4", 0.25), ("1/2", 0.5), ("3/4", 0.75))
+    },
+}
+
+
+@dataclass(frozen=True)
+class Args:
+    """The token cache and its controls, on the observations of closed loops.
+
+    Attributes:
+        tasks: Bundled policies; all that have a selector by default.
+        episodes: Episodes of each.
+        first_seed: Of the first episode.
+        large: Rounds of the larger build; 0 leaves it out.
+        replies: Replies of each server; 0 leaves the time to the first action out.
+        pause: Between two observations of a robot [s].
+        out: Folder of the servers' logs, and of the pictures.
+        pictures: Folder of the pictures; out by default.
+        json: Result file to write.
+    """
+
+    tasks: tuple[str, ...] = ()
+    episodes: int = 6
+    first_seed: int = 0
+    large: int = 30
+    replies: int = 60
+    pause: float = 0.03
+    out: Path = Path("out/token_cache")
+    pictures: Path | None = None
+    json: Path | None = None
+
+
+def main(args: Args) -> None:
+    commit = code_commit()
+    torch.set_num_threads(1)
+    tasks = args.tasks or tuple(sorted(p.stem for p in WEIGHTS.glob("*.safetensors")))
+    figures: dict[str, float] = {}
+    rows: list[Row] = []
+    measured: dict[str, Measured] = {}
+    for task in tasks:
+        checkpoint, selector = load_checkpoint(Path(task)), load_selector(Path(task))
+        done = measured[task] = measure_task(
+            task, checkpoint, selector, args.episodes, args.first_seed
+        )
+        found = task_rows(task, done)
+        CONSOLE.print(_table(task, found))
+        rows += found
+        figures |= task_figures(task, done)
+        if args.replies:
+            seen = first_prompt(done.observations, args.replies)
+            clocks = bundled_ttfa(task, checkpoint, seen, args.out, args.pause)
+            rows += [_ttfa_row(task, name, clock.first) for name, clock in clocks.items()]
+            ratio = np.median(clocks["learned"].first) / np.median(clocks["off"].first)
+            figures[f"ttfa_cache_over_has_{task}"] = float(ratio)
+    like = load_checkpoint(Path(tasks[0]))
+    if args.large:
+        times = measure_large(like, LARGE, args.large)
+        rows += [_large_row(name, pairs) for name, pairs in times.items()]
+        off = float(np.median([ms for ms, _ in times["off"]]))
+        for name, figure in (("1/4", "large"), ("1/2", "large_half")):
+            own = float(np.median([ms for ms, _ in times[f"learned {name}"]]))
+            figures[f"encode_speedup_p50_{figure}"] = off / own
+        choice = float(np.median([ms for _, ms in times["learned 1/4"]]))
+        figures["selector_share_large"] = choice / off
+    if args.large and args.replies:
+        # The slack of the larger build is a whole encoding.
+        clocks = large_ttfa(tasks[0], like, args.large, args.out, 10 * args.pause)
+        rows += [_ttfa_row("large", name, clock.first) for name, clock in clocks.items()]
+        ratio = np.median(clocks["learned"].first) / np.median(clocks["off"].first)
+        figures["ttfa_cache_over_has"] = float(ratio)
+    for name, value in figures.items():
+        CONSOLE.print(f"{name} = {value:.3f}")
+    folder = args.pictures or args.out
+    draw_speed(folder / "speed.png", measured)
+    draw_age(folder / "age.png", measured)
+    draw_worst(folder / "worst.png", measured, ("learned", "pixel 1/4", "random 1/4"))
+    CONSOLE.print(f"wrote pictures to {folder}")
+    if args.json is not None:
+        write_results(args.json, figures, rows, commit=commit)
+        CONSOLE.print(f"wrote {args.json}")
+
+
+def first_prompt(
+    observations: list[tuple[Observation, str]], count: int
+) -> list[tuple[Observation, str]]:
+    """The first observations, up to the first of another episode."""
+    ends = [i for i in range(1, len(observations)) if observations[i][0].step == 0]
+    return observations[: min([count, *ends[:1]])]
+
+
+def task_rows(task: str, done: Measured) -> list[Row]:
+    """A row for each method, and for each floor."""
+    off = float(np.median([r.encode_ms for r in done.replies["off"]]))
+    rows: list[Row] = []
+    for name, replies in done.replies.items():
+        p50, p95, p99 = quantiles([r.encode_ms for r in replies])
+        reasons = [r.figures.dense_reason for r in replies if r.figures.dense_reason]
+        rows.append(
+            {
+                "task": task,
+                "method": name,
+                "observations": len(replies),
+                "encode_p50_ms": p50,
+                "encode_p95_ms": p95,
+                "encode_p99_ms": p99,
+                "speedup_p50": off / p50,
+                "choice_p50_ms": float(np.median([r.choice_ms for r in replies])),
+                "reused": float(np.mean([r.figures.reused for r in replies])),
+                "max_age": max(r.figures.max_age for r in replies),
+                **_errors([r.error for r in replies]),
+                "dense": ", ".join(f"{r} {reasons.count(r)}" for r in sorted(set(reasons))),
+            }
+        )
+    rows.sort(key=lambda row: str(row["method"]))
+    return rows + [
+        {"task": task, "method": f"floor: {n}", "observations": len(e), **_errors(e)}
+        for n, e in done.floors.items()
+    ]
+
+
+def task_figures(task: str, done: Measured) -> dict[str, float]:
+    """What the run was for."""
+
+    def p50(name: str, field: str = "encode_ms") -> float:
+        return float(np.median([getattr(r, field) for r in done.replies[name]]))
+
+    learned = done.replies[DRIVER]
+    return {
+        f"encode_speedup_p50_{task}": p50("off") / p50(DRIVER),
+        f"encode_speedup_p50_{task}_no_slack": p50("off") / p50("learned 1/4, no slack"),
+        f"selector_share_{task}": p50(DRIVER, "choice_ms") / p50("off"),
+        f"reused_{task}": float(np.mean([r.figures.reused for r in learned])),
+        f"error_p99_{task}": float(np.quantile([r.error for r in learned], 0.99)),
+        f"error_max_{task}": max(r.error for r in learned),
+        f"session_kib_{task}": done.session_bytes / 1024,
+    }
+
+
+def _errors(errors: list[float]) -> Row:
+    p95, p99 = np.quantile(errors, [0.95, 0.99])
+    return {
+        "error_mean_rad": float(np.mean(errors)),
+        "error_p95_rad": float(p95),
+        "error_p99_rad": float(p99),
+        "error_max_rad": max(errors),
+    }
+
+
+def _large_row(name: str, pairs: list[tuple[float, float]]) -> Row:
+    p50, p95, p99 = quantiles([ms for ms, _ in pairs])
+    return {
+        "task": "large",
+        "method": name,
+        "observations": len(pairs),
+        "encode_p50_ms": p50,
+        "encode_p95_ms": p95,
+        "encode_p99_ms": p99,
+        "choice_p50_ms": float(np.median([ms for _, ms in pairs])),
+    }
+
+
+def _ttfa_row(task: str, name: str, times: list[float]) -> Row:
+    p50, p95, p99 = quantiles(times)
+    return {
+        "task": task,
+        "method": f"TTFA over gRPC, HAS, cache {name}",
+        "observations": len(times),
+        "ttfa_p50_ms": p50,
+        "ttfa_p95_ms": p95,
+        "ttfa_p99_ms": p99,
+    }
+
+
+def _table(task: str, rows: list[Row]) -> Table:
+    caption = "encode [ms], times faster than off, share reused, age, error of the actions [rad]"
+    table = Table(title=task, caption=caption)
+    columns = {
+        "method": "method",
+        "encode_p50_ms": "p50",
+        "speedup_p50": "faster",
+        "reused": "reused",
+        "max_age": "age",
+        "error_p99_rad": "p99",
+        "error_max_rad": "max",
+    }
+    for name, title in columns.items():
+        table.add_column(title, justify="left" if name == "method" else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*(_cell(row.get(name)) for name in columns))
+    return table
+
+
+def _cell(value: object) -> str:
+    return "" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args))
