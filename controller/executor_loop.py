@@ -88,7 +88,8 @@ class ExecutorLoop:
         self._failures = {"read": 0, "write": 0}  # one after the other, of each
         self._cleared = self._words["clear"].value
         self._parking: ParkMotion | None = None
-        self._quitting = False
+        self._quitting = self._blind = False
+        self._started_ns = 0
         self.orphaned = False
 
     def start(self, now_ns: int) -> None:
@@ -98,7 +99,7 @@ class ExecutorLoop:
             OnsetError: It cannot be read, or a joint is well outside its limits.
         """
         self._measured = self._joints.read_state()
-        self._measured_ns = now_ns
+        self._measured_ns = self._started_ns = now_ns
         self._executor.reset(now_ns, self._measured[self._index])
         self.event(now_ns, Level.INFO, f"executor ready, {self._settings.control_period_ns} ns")
         self._publish(now_ns, self._executor.tick(now_ns, EMPTY, self._measured))
@@ -107,9 +108,15 @@ class ExecutorLoop:
         """Notes a line of text for the recording."""
         self._events.write(new_event(now_ns, level, text))
 
-    def stop(self) -> None:
-        """Ends after a stop, and a way to the park pose where there is one. For signal handlers."""
+    def stop(self, *, blind: bool = False) -> None:
+        """Ends after a stop, and a way to the park pose where there is one. For signal handlers.
+
+        Args:
+            blind: Stop without reading the joints again, and without parking.
+        """
         self._quitting = True
+        if blind:
+            self._blind, self._park, self._measured = True, None, None
 
     def tick(self, due_ns: int, late_ns: int, missed: int) -> bool:
         """Runs one control period; says whether to go on.
@@ -125,7 +132,7 @@ class ExecutorLoop:
         sent = self._plans.read()
         if sent is not None and sent.episode != self._episode:
             self._begin(due_ns, sent)
-        if self._ticks % self._settings.read_every == 0:
+        if self._ticks % self._settings.read_every == 0 and not self._blind:
             self._read(due_ns)
         if words["clear"].value != self._cleared:
             self._clear(due_ns)
@@ -151,11 +158,16 @@ class ExecutorLoop:
         self._episode, self._starved = sent.episode, 0
         if sent.placed:
             self._read(now_ns)
-        if sent.placed and self._measured is not None:
-            self.event(now_ns, Level.INFO, "the arm was put elsewhere")
-            self._executor.reset(sent.begin_ns, self._measured[self._index])
-        else:
+        if not sent.placed or self._measured is None:
             self._executor.begin(sent.begin_ns)
+            return
+        self.event(now_ns, Level.INFO, "the arm was put elsewhere")
+        try:
+            self._executor.reset(sent.begin_ns, self._measured[self._index])
+        except OnsetError as error:
+            self._executor.begin(sent.begin_ns)
+            self.event(now_ns, Level.ERROR, str(error))
+            self._tell(now_ns, self._executor.watchdog.fault(now_ns, Reason.LIMIT))
 
     def _read(self, now_ns: int) -> None:
         try:
@@ -207,8 +219,10 @@ class ExecutorLoop:
             self.event(now_ns, Level.INFO, f"{change.old.name} -> {change.new.name}: reset")
 
     def _orphaned(self, now_ns: int) -> bool:
-        seen_ns, orphan_ns = self._words["client_ns"].value, self._settings.orphan_ns
-        if orphan_ns is None or seen_ns == 0 or now_ns - seen_ns <= orphan_ns:
+        # A client that dies before its first sign of life leaves an orphan, too.
+        seen_ns = max(self._words["client_ns"].value, self._started_ns)
+        orphan_ns = self._settings.orphan_ns
+        if orphan_ns is None or now_ns - seen_ns <= orphan_ns:
             return False
         if not self.orphaned:
             self.event(now_ns, Level.WARNING, "no client: stopping for good")

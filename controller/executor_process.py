@@ -49,8 +49,8 @@ class Args:
         options: What that function is given, as JSON.
         control_hz: Set-points per second.
         read_every: Read the joints at every so many ticks.
-        speed: Share of the velocity limits that is used, e.g. 0.2 for a first motion; acceleration
-            and jerk are cut by its square and cube. An arm that may not follow its policy lags.
+        speed: Share of the limits of velocity, acceleration and jerk that is used, e.g. 0.2 for a
+            first motion. An arm that may not follow its policy lags.
         when_done: What to do at the end: hold where the arm stopped, or go to the park pose first.
         orphan_s: Without a client for so long, end [s]; 0: hold for ever.
         ladder: Thresholds of the modes.
@@ -123,7 +123,7 @@ def run(loop: ExecutorLoop, clock: Clock, period_ns: int) -> None:
                 return
     except BaseException:
         _log.exception("the executor stops the arm after an unforeseen error")
-        loop.stop()
+        loop.stop(blind=True)
         for tick in ticker:
             if not loop.tick(tick.deadline_ns, tick.late_ns, tick.missed):
                 break
@@ -154,12 +154,8 @@ def slowed(limits: MotionLimits, speed: float) -> MotionLimits:
     """
     if not 0 < speed <= 1:
         raise OnsetError(ErrorCode.BAD_VALUE, "speed", speed, "0 < speed <= 1")
-    return replace(
-        limits,
-        velocity=limits.velocity * speed,
-        acceleration=limits.acceleration * speed**2,
-        jerk=limits.jerk * speed**3,
-    )
+    names = ("velocity", "acceleration", "jerk")
+    return replace(limits, **{name: getattr(limits, name) * speed for name in names})
 
 
 if __name__ == "__main__":

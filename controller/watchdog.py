@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from controller.bounds import MAX_COUNT, check_range
+from controller.errors import ErrorCode, OnsetError
 
 
 class Mode(IntEnum):
@@ -90,6 +91,9 @@ class LadderConfig:
             check_range("ladder.coast_ns", self.coast_ns, self.fresh_ns, MAX_COUNT)
         check_range("ladder.resume_ns", self.resume_ns, 0, MAX_COUNT)
         check_range("ladder.tracking_ns", self.tracking_ns, 0, MAX_COUNT)
+        for name, value in (("tracking", self.tracking), ("outside", self.outside)):
+            if value is not None and not value >= 0:
+                raise OnsetError(ErrorCode.BAD_VALUE, f"ladder.{name}", value, "0 or more")
 
 
 @dataclass(frozen=True)

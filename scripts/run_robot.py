@@ -66,7 +66,8 @@ class Args:
         robot_id: Names this robot: to the server, to scripts/estop.py and in its calibration.
         control_hz: Set-points per second. A serial bus manages about 100.
         read_every: Read the joints at every so many of them.
-        speed: Share of the robot's velocity limits that may be used: 0.2 for a first motion.
+        speed: Share of the robot's limits of velocity, acceleration and jerk that may be used: 0.2
+            for a first motion.
         when_done: At the end hold the arm where it stopped, or park it first.
         dry_run: Read and compute, but do not send commands to a real robot.
         recordings: Folder of the recording; scripts/replay.py plays it.
