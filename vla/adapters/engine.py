@@ -15,6 +15,7 @@ from torch import Tensor
 from controller.errors import ErrorCode, OnsetError
 from controller.strategy import STRATEGIES, Strategy
 from controller.types import Observation
+from vla.adapters.dense import speed_up
 from vla.adapters.load import LeRobotPolicy
 from vla.adapters.session import AdapterSession
 from vla.chunking import ChunkMemory, Condition, make_condition
@@ -66,6 +67,7 @@ class LeRobotEngine:
         self._device = device or torch.device("cpu")
         self._sessions: OrderedDict[int, AdapterSession] = OrderedDict()
         self._samplers: dict[tuple[int, int], Sampler] = {}
+        speed_up(policy.adapter.prefix_modules)
         self._sampler(0)  # now, so that a bad value is told at the start
 
     def of(self, session: int) -> SessionEngine:

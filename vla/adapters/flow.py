@@ -15,7 +15,7 @@ import torch
 from lerobot.policies.common.vla_utils import create_sinusoidal_pos_embedding
 from lerobot.policies.pretrained import PreTrainedPolicy
 from lerobot.utils.constants import ACTION
-from torch import Tensor
+from torch import Tensor, nn
 
 from vla.adapters.capabilities import Capabilities
 from vla.adapters.tower import Slot, Tower
@@ -79,6 +79,11 @@ class FlowAdapter[C](ABC):
     @property
     def _robot_dim(self) -> int:
         return int(self.config.output_features[ACTION].shape[0])
+
+    @property
+    @abstractmethod
+    def prefix_modules(self) -> tuple[nn.Module, ...]:
+        """Parts of the model that only ``encode`` runs."""
 
     @abstractmethod
     def encode(self, batch: Batch, slots: Sequence[Slot] | None = None) -> C:

@@ -12,7 +12,7 @@ from lerobot.policies.pi0.modeling_pi0 import PI0Policy
 from lerobot.policies.pi05.modeling_pi05 import PI05Policy
 from lerobot.policies.pi_gemma import PiGemmaRMSNorm
 from lerobot.utils.constants import OBS_LANGUAGE_ATTENTION_MASK, OBS_LANGUAGE_TOKENS
-from torch import Tensor
+from torch import Tensor, nn
 
 from vla.adapters.capabilities import Capabilities
 from vla.adapters.flow import Batch, FlowAdapter, replace_tail, time_rows
@@ -36,6 +36,10 @@ class _PiAdapter(FlowAdapter[PrefixContext]):
         backbone = self.model.paligemma_with_expert
         self.tower = backbone.embed_image = Tower(backbone.embed_image)
         leave_frozen_uncopied(sys.modules[type(policy).__module__])
+
+    @property
+    def prefix_modules(self) -> tuple[nn.Module, ...]:
+        return (self.model.paligemma_with_expert.paligemma.model,)
 
     def encode(self, batch: Batch, slots: Sequence[Slot] | None = None) -> PrefixContext:
         images, image_masks = self.policy._preprocess_images(batch)

@@ -9,7 +9,7 @@ import torch
 from lerobot.policies.common.vla_utils import make_att_2d_masks
 from lerobot.policies.smolvla.modeling_smolvla import SmolVLAPolicy
 from lerobot.utils.constants import OBS_LANGUAGE_ATTENTION_MASK, OBS_LANGUAGE_TOKENS
-from torch import Tensor
+from torch import Tensor, nn
 
 from vla.adapters.capabilities import Capabilities
 from vla.adapters.flow import Batch, FlowAdapter, replace_tail, time_rows
@@ -42,6 +42,11 @@ class SmolVLAAdapter(FlowAdapter[PrefixContext]):
     def image_size(self) -> tuple[int, int] | None:
         size = self.config.resize_imgs_with_padding  # (width, height)
         return None if size is None else (size[1], size[0])
+
+    @property
+    def prefix_modules(self) -> tuple[nn.Module, ...]:
+        vlm = self.model.vlm_with_expert.get_vlm_model()
+        return vlm.vision_model, vlm.connector, vlm.text_model
 
     def encode(self, batch: Batch, slots: Sequence[Slot] | None = None) -> PrefixContext:
         batch = self.policy._prepare_batch(dict(batch))

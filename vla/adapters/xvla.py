@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from lerobot.policies.xvla.modeling_xvla import XVLAPolicy
 from lerobot.policies.xvla.soft_transformer import timestep_embedding
-from torch import Tensor
+from torch import Tensor, nn
 
 from controller.errors import ErrorCode, OnsetError
 from vla.adapters.capabilities import Capabilities
@@ -77,6 +77,10 @@ class XVLAAdapter(FlowAdapter[XVLAContext]):
         if not self.tower.busy:
             return SimpleNamespace(pooler_output=self.tower(images))
         return SimpleNamespace(pooler_output=torch.cat([self.tower(i[None]) for i in images]))
+
+    @property
+    def prefix_modules(self) -> tuple[nn.Module, ...]:
+        return (self.model.vlm,)
 
     def encode(self, batch: Batch, slots: Sequence[Slot] | None = None) -> XVLAContext:
         inputs = self.policy._build_model_inputs(batch)

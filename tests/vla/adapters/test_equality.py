@@ -199,3 +199,27 @@ def test_the_model_s_own_sampler_still_works(
         expected = lerobots_chunk(tinies[kind].policy, dict(batch), noise, monkeypatch)
         ours = lerobots_chunk(policy.adapter.policy, dict(batch), noise, monkeypatch)
         torch.testing.assert_close(ours, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_prefix_by_onednn_is_the_prefix(kind: str, tinies: dict[str, Tiny]):
+    from tests.vla.adapters.tiny import small_gemmas
+    from vla.adapters.dense import speed_up
+    from vla.adapters.load import load_lerobot_policy
+
+    with small_gemmas():
+        tiny = tinies[kind]
+        policy = load_lerobot_policy(str(tiny.path), language=tiny.language)
+    adapter = policy.adapter
+    noise, tau = noise_of(policy, 1), torch.full((1, adapter.horizon), 0.7)
+    with torch.inference_mode():
+        before = with_hook(policy, noise, tau, adapter.encode(batch_of(policy, 2)))
+    assert speed_up(adapter.prefix_modules) > 0
+    assert speed_up(adapter.prefix_modules) == 0
+    with torch.inference_mode():
+        after = with_hook(policy, noise, tau, adapter.encode(batch_of(policy, 2)))
+    assert (after - before).abs().max() <= 1e-5
+    with torch.no_grad():  # as ever where it is not served
+        plain = with_hook(policy, noise, tau, adapter.encode(batch_of(policy, 2)))
+    assert (plain - before).abs().max() <= 1e-6
+    assert adapter.policy.state_dict().keys() == tiny.policy.state_dict().keys()
