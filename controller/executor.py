@@ -272,23 +272,23 @@ class Executor:
         start = self._limiter.position.copy() if self._last_knot is None else self._last_knot
         if stopped and before is Mode.HOLDING and self._config.ladder.resume_ns:
             self._blend = (now_ns, self._limiter.position.copy())
-        knots = [start]
-        for step in range(self._index, self._index + self._reach):
-            action = plan.action(step)
-            if action is None or not np.isfinite(action).all():
-                break
-            knots.append(self._within(action))
-        knots += [knots[-1]] * (self._reach + 1 - len(knots))  # the last one is held
-        return np.stack(knots)
+        first = self._index - plan.first_step
+        rows = slice(first, first + self._reach)
+        actions = plan.actions[rows].astype(np.float64)
+        usable = np.isfinite(actions).all(axis=1) & (plan.observation_ids[rows] >= 0)
+        count = len(usable) if usable.all() else int(np.argmin(usable))
+        knots = np.empty((self._reach + 1, actions.shape[1]))
+        knots[0] = start
+        knots[1 : count + 1] = actions[:count]
+        knots[count + 1 :] = actions[count - 1]  # the last one is held
+        np.clip(knots[1:], self._limits.lower, self._limits.upper, out=knots[1:])
+        return knots
 
     def _outside(self, action: Float) -> int:
         """Bit i: dimension i of an action is outside its limits, as the wire rounds them."""
         lower, upper = (v.astype(action.dtype) for v in (self._limits.lower, self._limits.upper))
         wrong = (action < lower) | (action > upper)
         return sum(1 << i for i in np.flatnonzero(wrong).tolist())
-
-    def _within(self, action: Float) -> Array:
-        return np.clip(action.astype(np.float64), self._limits.lower, self._limits.upper)
 
     def _follow(self, now_ns: int, knots: Array) -> None:
         """One period along the reference; blended in after holding."""
