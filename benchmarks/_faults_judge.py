@@ -145,7 +145,7 @@ class Verdict:
             "misplaced": self.misplaced,
             "missing_ticks": self.missing,
             "recording_lost_ms_max": self.lost_ms,
-            **{mode.name.lower(): self.modes[mode] for mode in Mode},
+            **{f"entered_{mode.name.lower()}": self.modes[mode] for mode in Mode},
             "final_running": self.running,
             "failures": "; ".join(self.failures),
         }
