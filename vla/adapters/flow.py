@@ -132,6 +132,23 @@ class FlowAdapter[C](ABC):
         """Normalised actions of the robot, (B, n, A), as the model takes them, (B, n, D)."""
         return self.policy.prepare_action({ACTION: actions})
 
+    def training_loss(
+        self, batch: Batch, x: Tensor, tau: Tensor, actions: Tensor, noise: Tensor, counts: Tensor
+    ) -> Tensor:
+        """Flow matching: the squared error of the velocity, over the robot's own dimensions.
+
+        Args:
+            batch: As for ``encode``.
+            x: Noisy chunk. Shape (B, H, D).
+            tau: Flow time of each action index. Shape (B, H).
+            actions: Clean chunk. Shape (B, H, D).
+            noise: Shape (B, H, D).
+            counts: Indices in the loss. Shape (B, H), bool.
+        """
+        error = self.velocity(x, tau, self.encode(batch)) - (noise - actions)
+        squared = error[..., : self._robot_dim].pow(2).mean(-1)
+        return (squared * counts).sum() / counts.sum().clamp(min=1)
+
     @contextmanager
     def _with_times(self, tau: Tensor) -> Iterator[None]:
         """Within it the hook gives each action index its own time. ``tau``: shape (B, H)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,11 @@ class LeRobotPolicy:
 
 
 def load_lerobot_policy(
-    source: str, *, language: Path | None = None, device: str = "cpu"
+    source: str,
+    *,
+    language: Path | None = None,
+    device: str = "cpu",
+    stats: Mapping[str, Any] | None = None,
 ) -> LeRobotPolicy:
     """Loads a policy of LeRobot 0.6.1: its configuration, weights and processors.
 
@@ -58,6 +63,7 @@ def load_lerobot_policy(
         language: Directory with the tokeniser, and for SmolVLA the configuration of its
             vision-language model, where the ones that the checkpoint names are out of reach.
         device: Where the policy runs.
+        stats: A dataset's statistics, to normalise by in place of the checkpoint's.
 
     Raises:
         OnsetError: A file is missing or does not fit, or the policy is of another type.
@@ -71,6 +77,10 @@ def load_lerobot_policy(
     overrides: dict[str, Any] = {"device_processor": {"device": device}}
     if language is not None:
         overrides["tokenizer_processor"] = {"tokenizer_name": str(language)}
+    after: dict[str, Any] = {}
+    if stats is not None:
+        overrides["normalizer_processor"] = {"stats": stats}
+        after["unnormalizer_processor"] = {"stats": stats}
     if kind == "smolvla":
         config.load_vlm_weights = False  # they are in the checkpoint
         config.vlm_model_name = str(language or config.vlm_model_name)
@@ -79,7 +89,9 @@ def load_lerobot_policy(
         config.compile_model = False
     try:
         policy: Any = get_policy_class(kind)(config)
-        pre, post = make_pre_post_processors(config, str(path), preprocessor_overrides=overrides)
+        pre, post = make_pre_post_processors(
+            config, str(path), preprocessor_overrides=overrides, postprocessor_overrides=after
+        )
     except OSError as error:
         reason = str(error).splitlines()[0]
         raise OnsetError(

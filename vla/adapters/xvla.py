@@ -138,6 +138,15 @@ class XVLAAdapter(FlowAdapter[XVLAContext]):
         moving = change < 0
         return torch.where(moving, (after - x) / torch.where(moving, change, 1.0), 0.0)
 
+    def training_loss(
+        self, batch: Batch, x: Tensor, tau: Tensor, actions: Tensor, noise: Tensor, counts: Tensor
+    ) -> Tensor:
+        """X-VLA's own loss of the clean chunk; what does not count is taken as met."""
+        clean = self.clean(x, tau, self.encode(batch))
+        met = torch.where(counts[..., None], clean, actions)
+        losses = self.model.action_space.compute_loss(met, actions)
+        return torch.stack(list(losses.values())).sum()
+
     def _before_time(self, module: torch.nn.Module, inputs: tuple[Tensor, Tensor]) -> Any:
         if self._times is None:
             return None

@@ -1,8 +1,9 @@
-"""What `sim.collect` collects trains a LeRobot policy with `lerobot-train`, and that is served."""
+"""`lerobot-train` trains a LeRobot policy on what `sim.collect` collects; we tune and serve it."""
 
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,9 @@ pytest.importorskip("lerobot.datasets.lerobot_dataset", reason="needs the train 
 def test_lerobot_train_takes_what_was_collected(tmp_path: Path, language: Path, monkeypatch):
     from lerobot.scripts.lerobot_train import main
 
+    from scripts import finetune_lerobot
+    from scripts.finetune_lerobot import Args
+    from vla.adapters.finetune import FinetuneConfig
     from vla.adapters.load import load_lerobot_policy
     from vla.adapters.served import ServedLeRobot
     from vla.serve.config import ServeConfig
@@ -53,8 +57,15 @@ def test_lerobot_train_takes_what_was_collected(tmp_path: Path, language: Path, 
     monkeypatch.setattr(sys, "argv", command)
     main()
 
-    policy = load_lerobot_policy(str(out / "checkpoints" / "last" / "pretrained_model"))
+    trained = out / "checkpoints" / "last" / "pretrained_model"
+    settings = FinetuneConfig(steps=2, batch=2, max_delay=3, max_start=2)
+    args = Args(str(trained), "onset/test", tmp_path / "tuned", root, train=settings)
+    assert finetune_lerobot.main(args) == 0
+    assert finetune_lerobot.main(replace(args, train=replace(settings, steps=3))) == 0
+
+    policy = load_lerobot_policy(str(tmp_path / "tuned" / "pretrained_model"))
     served = ServedLeRobot(policy)
+    assert {"prefix", "forecast", "onset"} <= set(served.describe(ServeConfig()).strategies)
     served.check_robot(robot.spec)
     parts = list(served.engine(ServeConfig()).stream(blank_observation(robot.spec), robot.prompt))
     assert np.concatenate([p.actions for p in parts]).shape == (8, 6)
