@@ -138,13 +138,13 @@ def hold_times_ms(records: Records, step_ns: int, bound_ms: float = HOLD_MS) -> 
         later = np.flatnonzero(
             moves[i:] | (records["mode"][i:] == Mode.HOLDING) | (records["mode"][i:] == Mode.FAULT)
         )
-        if len(later):
-            at = i + int(later[0])
-            took_ms = (int(times[at]) - end_ns) * 1e-6
-            if records["mode"][at] == Mode.HOLDING or took_ms > bound_ms:
-                found.append(np.inf if records["mode"][at] == Mode.FAULT else took_ms)
-        elif (int(times[-1]) - end_ns) * 1e-6 > bound_ms:
+        at = i + int(later[0]) if len(later) else -1
+        took_ms = (int(times[at]) - end_ns) * 1e-6
+        mode = records["mode"][at]
+        if mode == Mode.FAULT or (not len(later) and took_ms > bound_ms):
             found.append(np.inf)
+        elif mode == Mode.HOLDING or (len(later) and took_ms > bound_ms):
+            found.append(took_ms)
     return found
 
 
