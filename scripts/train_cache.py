@@ -79,7 +79,7 @@ def main(args: Args) -> None:
     name, digest = checkpoint.meta.name, checkpoint.digest
     meta = SelectorMeta(name, digest, rows, args.train.budget, moving)
     log_path = folder / "log.json"
-    log = json.loads(log_path.read_text()) if trainer.step else []
+    log = json.loads(log_path.read_text()) if trainer.step and log_path.is_file() else []
     log = [row for row in log if row["step"] <= trainer.step]
     while trainer.step < args.train.steps:
         row = trainer.train_step()

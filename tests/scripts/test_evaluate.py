@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from rich.console import Console
 
 from controller.errors import OnsetError
 from controller.loop_types import Counters
+from controller.types import CacheFigures
 from scripts.evaluate import Args, main, plan
 from scripts.evaluate_cases import (
     Case,
@@ -224,3 +226,35 @@ def test_what_cannot_be_run_is_told_before_anything_runs() -> None:
         main(Args("intercept", hardness=("gravity=2",)))
     with pytest.raises(OnsetError, match="at least 1"):
         main(Args("intercept", steps=(0,)))
+
+
+def test_caches_are_compared_seed_by_seed_with_the_first() -> None:
+    first, second = CONSTANT, Variant("constant", 10, CONSTANT.ready_at, "learned")
+    found = cases(variants=(first, second), who=("policy",), delays=(0,))
+    wins = {found[0]: [True, True, False, True], found[1]: [True, False, True, True]}
+    figures = (CacheFigures(64, 64, 0, "first frame of the session", 0), CacheFigures(64, 16, 1))
+    outcomes = {
+        case: [
+            replace(outcome(won), cache=figures if case.variant.cache != "off" else ())
+            for won in won_of
+        ]
+        for case, won_of in wins.items()
+    }
+    made = Report(outcomes)
+    rows = made.filled_rows()
+    assert [row["cache"] for row in rows] == ["off", "learned"]
+    assert (rows[1]["only_this"], rows[1]["only_first"]) == (1, 1)
+    assert rows[1]["rows_computed"] == pytest.approx(0.625)
+    assert rows[1]["dense_reasons"] == "first frame of the session 4"
+    assert rows[0]["max_age"] is None
+    numbers = made.figures()
+    assert numbers["success"] == 0.75
+    assert numbers["success_difference_learned"] == 0
+    assert numbers["mcnemar_p_learned"] == 1
+
+
+def test_a_cache_that_needs_rows_or_is_unknown_is_told_before_it_runs() -> None:
+    with pytest.raises(OnsetError, match="cache_rows"):
+        plan(Args("intercept", who=("policy",), cache=("off", "pixel")))
+    found = plan(Args("intercept", who=("policy",), cache=("off", "learned"), delays=(0,)))
+    assert [case.variant.cache for case in found] == ["off", "learned"]

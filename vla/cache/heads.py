@@ -77,4 +77,4 @@ def blended_mask(scores: Tensor, choice: Tensor, softness: float, forced: Tensor
         soft = soft + weight * torch.where(forced, 1.0, within)
         top = torch.zeros_like(scores).scatter(1, lifted.topk(count, dim=-1).indices, 1.0)
         hard = hard + weight.detach() * top
-    return hard + soft - soft.detach()
+    return hard + (soft - soft.detach())  # exactly 0 or 1

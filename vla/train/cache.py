@@ -213,7 +213,7 @@ class CacheTrainer:
         gumbel = -torch.log(-torch.log(uniform))
         soft = torch.softmax((logits + gumbel) / config.temperature, dim=-1)
         hard = nn.functional.one_hot(soft.argmax(-1), len(SHARES)).float()
-        choice = hard + soft - soft.detach()
+        choice = hard + (soft - soft.detach())
         mask = blended_mask(scores, choice, config.softness, forced)
         mixed, _ = blended_encode(self._model, inputs, caches.past, mask)
         with torch.no_grad():
