@@ -61,13 +61,18 @@ class Patcher:
         Shape (N, 6): change of mean red, green and blue of the newest frame; mean difference of the
         newest frame, mean and greatest difference of all lags.
         """
-        found = np.empty((len(patches) * self.per_camera, CHANGES), np.float32)
+        found = np.zeros((len(patches) * self.per_camera, CHANGES), np.float32)
         for i, (new, old) in enumerate(zip(patches, reference, strict=True)):
-            rows = found[i * self.per_camera : (i + 1) * self.per_camera]
-            apart = cv2.absdiff(new, old)
+            # What is the same bit for bit needs no arithmetic.
+            differ = np.flatnonzero((new != old).any(1))
+            if not len(differ):
+                continue
+            new, old = new[differ], old[differ]
+            rows, apart = np.empty((len(differ), CHANGES), np.float32), cv2.absdiff(new, old)
             np.matmul(apart.astype(np.float32), self._means[i], out=rows[:, 3:5])
             rows[:, 5] = apart.max(1)
             rows[:, 5] /= 255
             np.matmul(new[:, : self._newest].astype(np.float32), self._colours, out=rows[:, :3])
             rows[:, :3] -= old[:, : self._newest].astype(np.float32) @ self._colours
+            found[differ + i * self.per_camera] = rows
         return found

@@ -100,5 +100,8 @@ def is_cut(
             arm and its whole picture moves with it. Shape (C,).
         level: Mean difference of a patch that is wholly changed, of full scale.
     """
-    changed = (changes[:, 3] > level).reshape(-1, per_camera)
+    changed = changes[:, 3] > level
+    if np.count_nonzero(changed) <= shares.min() * per_camera:
+        return False
+    changed = changed.reshape(-1, per_camera)
     return bool((np.count_nonzero(changed, axis=1) > shares * per_camera).any())
