@@ -271,6 +271,12 @@ def try_once(robot: RobotFile, fault: Virtual, seed: int) -> Trial:
             Event(int(row["time_ns"]), Level(int(row["level"])), row["text"].decode())
             for row in events.read_all()[0]
         )
+    if fault.jumps:
+        # In the jump no time has passed in which the arm could have done anything.
+        read["time_ns"] -= np.where(read["time_ns"] >= return_ns, JUMP_NS, 0)
+        for key, at_ns in traffic.captured.items():
+            traffic.captured[key] = at_ns - (JUMP_NS if at_ns >= return_ns else 0)
+        return_ns -= JUMP_NS
     end_ns = int(read["time_ns"][-1])
     run = Run(fault_ns, return_ns, end_ns, Mode(int(read["mode"][-1])))
     return Trial(run, read, told, traffic)
