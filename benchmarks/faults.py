@@ -166,7 +166,7 @@ def table_of(verdicts: list[Verdict]) -> Table:
         padding=(0, 1, 0, 0),
         pad_edge=False,
     )
-    names = ("fault", "held", "hold ms", "resume s", "over", "twice", "lost ms", "")
+    names = ("fault", "held", "hold ms", "resume s", "over", "twice", "lost", "")
     for name in names:
         table.add_column(name, justify="left" if name in ("fault", "") else "right", no_wrap=True)
     for verdict in verdicts:
