@@ -83,6 +83,7 @@ class CachedEncoder:
         store: The sessions' caches.
         chosen: The rows that the last call computed, increasing. Shape (M,), int64.
         choice_ns: How long the last choice of rows took, differences included [ns].
+        encode_cpu_ns: The processor's time of the last ``encode`` [ns].
     """
 
     def __init__(
@@ -121,7 +122,7 @@ class CachedEncoder:
         self._recovered = config.recovered(self._rows)
         self._seed = seed
         self.chosen: NDArray[np.int64] = np.arange(self._rows)
-        self.choice_ns = 0
+        self.choice_ns = self.encode_cpu_ns = 0
 
     def encode(self, whose: Whose | None, asked: Asked) -> tuple[Context, CacheFigures]:
         """Encodes an observation under ``torch.inference_mode``.
@@ -130,6 +131,12 @@ class CachedEncoder:
             whose: Whose cache to use and renew; nothing is kept when None.
             asked: The observation.
         """
+        began = time.thread_time_ns()
+        found = self._encode(whose, asked)
+        self.encode_cpu_ns = time.thread_time_ns() - began
+        return found
+
+    def _encode(self, whose: Whose | None, asked: Asked) -> tuple[Context, CacheFigures]:
         observation = asked.observation
         patches = self._patcher.cut(observation.frames)
         if whose is None or self.config.mode is CacheMode.OFF:
