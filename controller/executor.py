@@ -29,6 +29,9 @@ from controller.watchdog import Change, LadderConfig, Mode, Reason, Watchdog
 Array = NDArray[np.float64]
 
 _PHASES = 256  # times within a step for which weights are kept
+
+# Of each tick of a step: the reference, shape (n, A); drive, reference and its rate.
+Moves = tuple[Array, list[list[list[float]]]]
 # Bandwidth that limits leave room for [share of jerk / acceleration, the least over dimensions].
 # Linear control that is faster is cut all the time, and swings: measured, from 1.3 on.
 _ROOM = 0.7
@@ -43,12 +46,12 @@ class ExecutorConfig:
         ladder: Thresholds of the modes.
         bandwidth: How fast the motion answers to what the plan did not tell beforehand, and so how
             much of the actions' scatter it lets through [rad/s]. Less under slow limits, which
-            would make faster control swing.
+            would make faster control swing, and at a low control rate.
     """
 
     control_period_ns: int
     ladder: LadderConfig = field(default_factory=LadderConfig)
-    bandwidth: float = 30.0
+    bandwidth: float = 45.0
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,9 @@ class Executor:
         self._spec, self._limits, self._config = spec, limits, config
         self._limiter = Limiter(limits, config.control_period_ns)
         room = _ROOM * float((limits.jerk / limits.acceleration).min())
-        self._tracker = PreviewTracker(config.control_period_ns, min(config.bandwidth, room))
+        fastest = 0.5e9 / config.control_period_ns  # what the control rate leaves room for
+        bandwidth = min(config.bandwidth, room, fastest)
+        self._tracker = PreviewTracker(config.control_period_ns, bandwidth)
         self._tick = config.control_period_ns / spec.period_ns  # [steps]
         # Steps of the plan that the preview reaches into, the one under way among them.
         self._reach = 2 + int(self._tracker.ticks * self._tick)
@@ -122,6 +127,11 @@ class Executor:
             for i, (at, d) in enumerate(zip(self._state_index, spec.action, strict=True))
             if at >= 0 and d.unit != "1"
         ]
+        ends = limits.lower, limits.upper
+        self._range = list(zip(*(v.tolist() for v in ends), strict=True))
+        # As the wire rounds them.
+        wired = (v.astype(np.float32).tolist() for v in ends)
+        self._wire_range = list(zip(*wired, strict=True))
         k = self._tracker.feedback.tolist()
         self._feedback = (k[0], k[1], k[2])
         self._is_reset = False
@@ -170,6 +180,9 @@ class Executor:
         self._blend: tuple[int, Array] | None = None  # since when, and from where
         self._target = self._limiter.position
         self._weights: dict[int, Array] = {}  # of the knots, by the time since the step began
+        self._grid: tuple[int, Array] | None = None  # those of all ticks of a step, and its phase
+        self._phase = -1  # of the tick before within its period
+        self._moves: Moves | None = None  # what the ticks of this step come to, for these knots
         self._taken = (-1, -1)  # step and version of the plan that ``_desired`` is from
         self._desired: Float | None = None
         self._refused, self._cut = False, 0
@@ -219,8 +232,8 @@ class Executor:
         if (index, plan.version) != self._taken:
             self._taken = (index, plan.version)
             self._desired = plan.action(index)
-            self._refused = self._desired is not None and not np.isfinite(self._desired).all()
-            self._cut = 0 if self._desired is None else self._outside(self._desired)
+            values = [] if self._desired is None else self._desired.tolist()
+            self._refused, self._cut = not all(map(isfinite, values)), self._outside(values)
         desired, refused = self._desired, self._refused
         before = self.watchdog.mode
         broken = Reason.ESTOP if estop else self._broken(now_ns, measured)
@@ -238,7 +251,7 @@ class Executor:
         driven = self.watchdog.mode in (Mode.RUNNING, Mode.COASTING)
         if driven:
             if boundary or plan.version != self._version or self._knots is None:
-                self._knots = self._take(now_ns, plan, before)
+                self._knots, self._moves = self._take(now_ns, plan, before), None
             self._follow(now_ns, self._knots)
         elif goal is not None and stop and self.watchdog.mode is Mode.HOLDING:
             self._limiter.towards(*goal)
@@ -272,28 +285,38 @@ class Executor:
         start = self._limiter.position.copy() if self._last_knot is None else self._last_knot
         if stopped and before is Mode.HOLDING and self._config.ladder.resume_ns:
             self._blend = (now_ns, self._limiter.position.copy())
-        first = self._index - plan.first_step
-        rows = slice(first, first + self._reach)
-        actions = plan.actions[rows].astype(np.float64)
-        usable = np.isfinite(actions).all(axis=1) & (plan.observation_ids[rows] >= 0)
-        count = len(usable) if usable.all() else int(np.argmin(usable))
-        knots = np.empty((self._reach + 1, actions.shape[1]))
-        knots[0] = start
-        knots[1 : count + 1] = actions[:count]
-        knots[count + 1 :] = actions[count - 1]  # the last one is held
-        np.clip(knots[1:], self._limits.lower, self._limits.upper, out=knots[1:])
-        return knots
+        # Plain numbers: within a tick, which finds its caches cold, array operations take longer.
+        row = self._index - plan.first_step
+        stand = slice(row, row + self._reach) if row >= 0 else slice(0)
+        knots = [start.tolist()]
+        for action, answers in zip(
+            plan.actions[stand].tolist(), plan.observation_ids[stand].tolist(), strict=True
+        ):
+            if answers < 0 or not all(map(isfinite, action)):
+                break
+            knots.append([min(max(v, a), b) for v, (a, b) in zip(action, self._range, strict=True)])
+        knots += [knots[-1]] * (self._reach + 1 - len(knots))  # the last one is held
+        return np.array(knots)
 
-    def _outside(self, action: Float) -> int:
+    def _outside(self, action: list[float]) -> int:
         """Bit i: dimension i of an action is outside its limits, as the wire rounds them."""
-        lower, upper = (v.astype(action.dtype) for v in (self._limits.lower, self._limits.upper))
-        wrong = (action < lower) | (action > upper)
-        return sum(1 << i for i in np.flatnonzero(wrong).tolist())
+        wired = enumerate(zip(action, self._wire_range, strict=False))
+        return sum(1 << i for i, (v, (lower, upper)) in wired if v < lower or v > upper)
 
     def _follow(self, now_ns: int, knots: Array) -> None:
         """One period along the reference; blended in after holding."""
         elapsed_ns = now_ns - self._begin_ns - self._index * self._spec.period_ns
         t = self._config.control_period_ns * 1e-9
+        phase = elapsed_ns % self._config.control_period_ns
+        steady, self._phase = phase == self._phase, phase
+        if self._blend is None and steady:
+            if self._moves is None:
+                self._moves = self._step_moves(phase, knots)
+            targets, moves = self._moves
+            k = elapsed_ns // self._config.control_period_ns
+            self._target = targets[k]
+            self._limiter.follow(self._feedback, *moves[k])
+            return
         weights = self._weights.get(elapsed_ns)
         if weights is None:
             weights = self._weights_at(elapsed_ns)
@@ -305,6 +328,14 @@ class Executor:
             target, rate = ahead[0], (ahead[1] - ahead[0]) / t
         self._target = target
         self._limiter.follow(self._feedback, drive.tolist(), target.tolist(), rate.tolist())
+
+    def _step_moves(self, phase: int, knots: Array) -> Moves:
+        """What the ticks of a step come to, at once: an array operation a tick takes longer."""
+        if self._grid is None or self._grid[0] != phase:
+            times = range(phase, self._spec.period_ns, self._config.control_period_ns)
+            self._grid = phase, np.concatenate([self._weights_at(at)[:3] for at in times])
+        moves = (self._grid[1] @ knots).reshape(-1, 3, knots.shape[1])
+        return moves[:, 1], moves.tolist()
 
     def _weights_at(self, elapsed_ns: int) -> Array:
         """What knots weigh at a time within the step. Shape (3 + ticks, n).

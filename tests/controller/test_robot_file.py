@@ -126,7 +126,7 @@ def test_the_simulated_arm_is_the_simulation_s():
     assert robot.spec == so101.spec()
     np.testing.assert_allclose(robot.home, so101.to_normalised(so101.HOME), atol=1e-15)
     gripper = robot.limits.names.index("gripper.pos")
-    for rates, arm in ((robot.limits.acceleration, 40.0), (robot.limits.jerk, 2000.0)):
+    for rates, arm in ((robot.limits.acceleration, 80.0), (robot.limits.jerk, 8000.0)):
         expected = np.full(6, arm)
         expected[gripper] /= so101.GRIPPER_RANGE
         np.testing.assert_allclose(rates, expected)
