@@ -34,8 +34,14 @@ from tests.controller.loop_fakes import Rig
 
 ROOT = Path(__file__).resolve().parents[2]
 TICK, STEP = 5 * MS, 40 * MS
-LIMITS = load_robot(ROBOT).limits
-COUNT = len(LIMITS.names)
+COUNT = len(load_robot(ROBOT).limits.names)
+# Of their own, for the planted faults: a robot's may change.
+LIMITS = replace(
+    load_robot(ROBOT).limits,
+    velocity=np.full(COUNT, 5.0),
+    acceleration=np.full(COUNT, 40.0),
+    jerk=np.full(COUNT, 2000.0),
+)
 
 
 def ticks(count: int):
