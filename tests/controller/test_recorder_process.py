@@ -40,6 +40,13 @@ def stop(recorder: subprocess.Popen) -> int:
     return recorder.wait(timeout=20)
 
 
+def wait_for_recording(path: Path) -> None:
+    give_up = time.monotonic() + 20
+    while not len(read_recording(path).records):
+        assert time.monotonic() < give_up
+        time.sleep(0.05)
+
+
 def wait_for_records(segment: Segment, count: int) -> None:
     give_up = time.monotonic() + 20
     while segment.ring("records").written < count:
@@ -74,6 +81,7 @@ def test_killed_recorder_loses_at_most_100_ms(segment: Segment, tmp_path: Path) 
     for enough in (300, 600, 900):
         recorder, path = start_recorder(segment.name, tmp_path, META)
         wait_for_records(segment, enough)
+        wait_for_recording(path)  # else a slow start leaves nothing to be lost
         recorder.kill()
         killed_ns = time.monotonic_ns()
         recorder.wait()
