@@ -34,7 +34,8 @@ proto: $(READY)  ## generate the gRPC stubs from proto/onset/v1/policy.proto
 bench: $(READY)  ## the benchmarks, and a short evaluation of each task; writes to out/bench
 	@mkdir -p out/bench
 	@set -e; for file in $(filter-out benchmarks/_%,$(wildcard benchmarks/*.py)); do \
-	  echo $(PYTHON) $$file; $(PYTHON) $$file; done
+	  quick=; if [ $$file = benchmarks/faults.py ]; then quick=--quick; fi; \
+	  echo $(PYTHON) $$file $$quick; $(PYTHON) $$file $$quick; done
 	@set -e; for task in $(TASKS); do \
 	  echo $(PYTHON) scripts/evaluate.py --task $$task; \
 	  $(PYTHON) scripts/evaluate.py --task $$task --episodes 10 --json out/bench/$$task.json; done
