@@ -31,7 +31,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,10 +73,23 @@ class Args:
     json: Path | None = None
 
 
+@dataclass(frozen=True)
+class Running:
+    """A server in a process of its own.
+
+    Attributes:
+        address: ``host:port``.
+        pid: Its process.
+    """
+
+    address: str
+    pid: int
+
+
 def main(args: Args) -> None:
     commit = code_commit()
     args.out.mkdir(parents=True, exist_ok=True)
-    times, sizes = wire(args)
+    times, sizes, processor = wire(args)
     if args.rounds:
         times |= first_action(args)
     rows: list[dict[str, object]] = [
@@ -84,6 +97,7 @@ def main(args: Args) -> None:
         for name, values in times.items()
     ]
     rows += [{"what": name, "bytes": size} for name, size in sizes.items()]
+    rows += [{"what": name, "processor_ms": spent} for name, spent in processor.items()]
     for row in rows:
         CONSOLE.print(row)
     figures = {
@@ -100,28 +114,34 @@ def main(args: Args) -> None:
         write_results(args.json, figures, rows, commit=commit)
 
 
-def wire(args: Args) -> tuple[dict[str, list[float]], dict[str, float]]:
-    """Round trips [ms] and bytes of each, both ways, with a policy that costs nothing."""
+def wire(args: Args) -> tuple[dict[str, list[float]], dict[str, float], dict[str, float]]:
+    """Of a policy that costs nothing: round trips [ms], bytes both ways, and processor time [ms].
+
+    The last is of client and server together, a round: what a busy machine does not change.
+    """
     from benchmarks.peers._lerobot_client import LeRobotClient
 
-    scenes, times = _scenes(), defaultdict(list)
+    scenes, times, spent = _scenes(), defaultdict(list), defaultdict(float)
     shapes = json.dumps(features(WIRE_JOINTS))
     with ExitStack() as stack:
-        peer_at = stack.enter_context(
-            _script(args, "_null_lerobot_server.py", "--features", shapes)
-        )
-        our_at = stack.enter_context(_script(args, "_null_onset_server.py"))
-        client = LeRobotClient(peer_at)
+        peer = stack.enter_context(_script(args, "_null_lerobot_server.py", "--features", shapes))
+        own = stack.enter_context(_script(args, "_null_onset_server.py"))
+        client = LeRobotClient(peer.address)
         stack.callback(client.close)
         client.start()
-        link = stack.enter_context(_link(our_at, WIRE_JOINTS))
+        link = stack.enter_context(_link(own.address, WIRE_JOINTS))
         for number in range(args.wire_rounds + WARM_UP):
             state, frames = _observed(number, scenes, WIRE_JOINTS)
+            before = _spent_ms(peer, own)
             peer_ms = client.ask(theirs(state, frames, TASK))
+            between = _spent_ms(peer, own)
             our_ms = _whole(link, number, state, frames)
+            after = _spent_ms(peer, own)
             if number >= WARM_UP:
                 times["wire LeRobot"].append(peer_ms)
                 times["wire ours"].append(our_ms)
+                spent["wire LeRobot"] += (between - before) / args.wire_rounds
+                spent["wire ours"] += (after - between) / args.wire_rounds
         count = args.wire_rounds + WARM_UP
         sizes = {
             "bytes LeRobot": (client.bytes_up + client.bytes_down) / count,
@@ -129,7 +149,7 @@ def wire(args: Args) -> tuple[dict[str, list[float]], dict[str, float]]:
             "bytes ours": (link.stats.bytes_up + link.stats.bytes_down) / count,
             "bytes ours, up": link.stats.bytes_up / count,
         }
-    return dict(times), sizes
+    return dict(times), sizes, dict(spent)
 
 
 def first_action(args: Args) -> dict[str, list[float]]:
@@ -147,8 +167,8 @@ def first_action(args: Args) -> dict[str, list[float]]:
         client.load(str(path.resolve()), features(JOINTS), CHUNK)
         client.start()
         options = ["--language", language, "--threads", str(args.threads)]
-        our_at = stack.enter_context(_serve(args, str(path), *options, "--schedule", "has"))
-        fresh, static = (stack.enter_context(_link(our_at, JOINTS)) for _ in range(2))
+        own = stack.enter_context(_serve(args, str(path), *options, "--schedule", "has"))
+        fresh, static = (stack.enter_context(_link(own.address, JOINTS)) for _ in range(2))
         _, still = _observed(0, scenes, JOINTS)
         for number in range(args.rounds + WARM_UP):
             state, frames = _observed(number, scenes, JOINTS)
@@ -162,6 +182,18 @@ def first_action(args: Args) -> dict[str, list[float]]:
                 for name, ms in took.items():
                     times[name].append(ms)
     return dict(times)
+
+
+def _spent_ms(*servers: Running) -> float:
+    """Processor time of this process and of servers so far [ms]; 0 for them where no /proc is."""
+    total = time.process_time() * 1e3
+    for server in servers:
+        # Nanoseconds of every thread; the process's own line counts in hundredths of a second.
+        tasks = Path(f"/proc/{server.pid}/task")
+        for task in tasks.iterdir() if tasks.is_dir() else ():
+            with suppress(FileNotFoundError):  # a thread that has just ended
+                total += int((task / "schedstat").read_text().split()[0]) * 1e-6
+    return total
 
 
 def _scenes() -> dict[str, Scene]:
@@ -225,12 +257,12 @@ def _process(command: list[str], log: Path, folder: Path = ROOT) -> Iterator[sub
 
 
 @contextmanager
-def _ready(command: list[str], log: Path, folder: Path = ROOT) -> Iterator[str]:
-    """Starts a server; gives its address once it says that it serves."""
+def _ready(command: list[str], log: Path, folder: Path = ROOT) -> Iterator[Running]:
+    """Starts a server; gives it once it says that it serves."""
     with _process(command, log, folder) as process:
         for line in process.stdout or ():
             if match := _READY.match(line.strip()):
-                yield match[1]
+                yield Running(match[1], process.pid)
                 return
         raise RuntimeError(f"{command[0]} ended: {log.read_text()[-2000:]}")
 

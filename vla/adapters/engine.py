@@ -151,9 +151,16 @@ class SessionEngine:
         tuning = policy.tuning
         most = tuning.max_start if strategy.late else tuning.max_delay
         condition = make_condition(strategy, observation, session, most, memory)
-        batch, slots = session.batch(observation, condition.state, prompt, device)
-        with torch.inference_mode():
-            context = policy.adapter.encode(batch, slots)
+        try:
+            batch, slots = session.batch(observation, condition.state, prompt, device)
+            with torch.inference_mode():
+                context = policy.adapter.encode(batch, slots)
+        except (KeyError, TypeError, ValueError) as error:
+            # LeRobot's code says so of inputs; one robot's must not end the model's thread.
+            session.forget_frames()
+            raise OnsetError(
+                ErrorCode.INTERNAL, "policy", repr(error), "an observation that LeRobot takes"
+            ) from error
             if device.type == "cuda":
                 torch.cuda.synchronize(device)  # so that its time is its own
         encoded = time.perf_counter_ns()

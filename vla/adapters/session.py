@@ -79,6 +79,10 @@ class AdapterSession:
             return torch.zeros(1).expand(1, 3, height, width)
         return torch.from_numpy(frame).permute(2, 0, 1)[None].contiguous().float().div_(255)
 
+    def forget_frames(self) -> None:
+        """The next observation runs every tower."""
+        self._frames.clear()
+
     def chunk(self, chunk: Tensor, state: Tensor) -> Tensor:
         """A robot's actions (1, n, A), at a state (1, S), as the model takes them: (1, n, D)."""
         given = {OBS_STATE: state, ACTION: chunk, "task": [""]}

@@ -175,6 +175,24 @@ def test_unchanged_frames_change_nothing_but_the_time(kind: str, loaded: dict[st
     np.testing.assert_allclose(kept, fresh, atol=1e-6)
 
 
+def test_what_lerobot_raises_is_told_to_that_robot_alone(loaded: dict[str, LeRobotPolicy]):
+    session = engine(loaded["smolvla"]).of(0)
+    whole = session.session._pre
+
+    class Strict:
+        steps = ()
+
+        def __call__(self, given: Any) -> Any:
+            raise ValueError("a processor's own check")
+
+    session.session._pre = Strict()
+    with pytest.raises(OnsetError, match="a processor's own check") as caught:
+        chunk(session.stream(observation(1), PROMPT))
+    assert caught.value.code == ErrorCode.INTERNAL
+    session.session._pre = whole
+    assert len(chunk(session.stream(observation(1), PROMPT))) == 6
+
+
 def test_the_server_describes_what_it_can(loaded: dict[str, LeRobotPolicy]):
     with LocalServer(served(loaded["smolvla"]), schedule="has") as server:
         said = describe(server.address)
