@@ -131,7 +131,10 @@ def main(args: Args) -> None:
     title = " ".join([args.task, *args.hardness])
     CONSOLE.print(report.table(title))
     if args.json is not None:
-        write_results(args.json, report.figures(), report.filled_rows(), commit=commit)
+        figures = report.figures()
+        if "success_difference_learned" in figures:
+            figures[f"success_difference_{args.task}"] = figures["success_difference_learned"]
+        write_results(args.json, figures, report.filled_rows(), commit=commit)
         CONSOLE.print(f"wrote {args.json}")
     if args.plot is not None:
         report.plot(args.plot, title)

@@ -62,6 +62,21 @@ SUMMARIES = (
         "From the event to the first control tick at which the arm moves otherwise than without\n"
         "the event.\n",
     ),
+    Summary(
+        "Token cache against all rows, seed by seed",
+        (
+            "success_difference_learned",
+            "mcnemar_p_learned",
+            "success",
+            "success_learned",
+            "success_pixel",
+            "success_random",
+            "success_periodic",
+            "rows_computed_learned",
+        ),
+        "`rows_computed`: share of the image tokens. The controls compute as many rows as the\n"
+        "learned selector beside them; files without controls have slack time and the predictor.\n",
+    ),
 )
 HEAD = """\
 # Results
