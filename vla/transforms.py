@@ -99,7 +99,8 @@ class Normaliser:
 
     def one_state(self, state: NDArray[np.float32]) -> NDArray[np.float32]:
         """Normalises one state, in numpy as ``actions``. Shape (S,) to (1, S)."""
-        return ((state - self.state_mean.numpy()) / self.state_std.numpy())[None]
+        normalised = (state - self.state_mean.numpy()) / self.state_std.numpy()
+        return normalised.astype(np.float32, copy=False)[None]
 
     def chunk(self, chunk: Tensor, state: Tensor) -> Tensor:
         """Absolute actions of the first n indices (B, n, A), with measured states (B, S)."""
