@@ -10,6 +10,7 @@ LeRobot's preprocessor runs behind the shift, so that relative actions are relat
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -116,7 +117,9 @@ class Finetuner:
 
     def _once(self) -> float:
         generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + self.step)
-        torch.manual_seed(self.step)  # dropout, where a policy has some
+        torch.manual_seed(
+            self.config.seed * 1_000_003 + self.step
+        )  # dropout, where a policy has some
         picked = torch.randint(len(self.data), (self.config.batch,), generator=generator)
         rows = [self.data[int(index)] for index in picked]
         loss = self.loss(torch.utils.data.default_collate(rows), generator)
@@ -140,22 +143,38 @@ class Finetuner:
         times = draw_points(prefix, adapter.horizon, config.mixture, generator).to(actions)
         noise = torch.randn(actions.shape, generator=generator).to(actions)
         x = interpolate(actions, noise, times.start)
-        counts = times.free & ~pad.to(actions.device)
+        # Where the table has finished an index, x is the action, and says nothing of the noise.
+        counts = times.free & (times.start > 0) & ~pad.to(actions.device)
         return adapter.training_loss(batch, x, times.start, actions, noise, counts)
 
     def save(self) -> None:
-        """Writes a checkpoint that LeRobot loads, what it was tuned for, and the run's state."""
-        path = self.folder / "pretrained_model"
-        path.mkdir(parents=True, exist_ok=True)
+        """Writes a checkpoint that LeRobot loads, what it was tuned for, and the run's state.
+
+        It takes the place of the last one when it is whole, so that a run which is killed meanwhile
+        goes on from that.
+        """
+        new = self.folder.with_name(f"{self.folder.name}.new")
+        shutil.rmtree(new, ignore_errors=True)
+        self._write(new)
+        old = self.folder.with_name(f"{self.folder.name}.old")
+        shutil.rmtree(old, ignore_errors=True)
+        if self.folder.exists():
+            self.folder.rename(old)
+        new.rename(self.folder)
+        shutil.rmtree(old, ignore_errors=True)
+
+    def _write(self, folder: Path) -> None:
+        path = folder / "pretrained_model"
+        path.mkdir(parents=True)
         for part in (self.policy.adapter.policy, self.policy.pre, self.policy.post):
             part.save_pretrained(path)
         tuning = Tuning(self.config.max_delay, self.config.max_start)
         (path / TUNING).write_text(json.dumps(asdict(tuning)) + "\n")
         state = self._optimiser.state_dict()["state"]
         tensors = {f"{i}.{n}": t.contiguous() for i, s in state.items() for n, t in s.items()}
-        save_file(tensors, self.folder / _STATE_FILE)
+        save_file(tensors, folder / _STATE_FILE)
         progress = {"step": self.step, "config": asdict(self.config)}
-        (self.folder / _PROGRESS).write_text(json.dumps(progress, indent=1) + "\n")
+        (folder / _PROGRESS).write_text(json.dumps(progress, indent=1) + "\n")
 
     def _resume(self) -> None:
         if not (self.folder / _PROGRESS).is_file():
