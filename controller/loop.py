@@ -94,7 +94,6 @@ class ControlLoop:
         Raises:
             OnsetError: The prompt or episode is not allowed, or the link has ended.
         """
-        self._planner.restart(prompt)
         self._set_point, self._index = None, -1
         self._start_clock(now_ns)
         self._planner.reset(prompt, episode)
