@@ -155,14 +155,14 @@ class SessionEngine:
             batch, slots = session.batch(observation, condition.state, prompt, device)
             with torch.inference_mode():
                 context = policy.adapter.encode(batch, slots)
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)  # so that its time is its own
         except (KeyError, TypeError, ValueError) as error:
             # LeRobot's code says so of inputs; one robot's must not end the model's thread.
             session.forget_frames()
             raise OnsetError(
                 ErrorCode.INTERNAL, "policy", repr(error), "an observation that LeRobot takes"
             ) from error
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)  # so that its time is its own
         encoded = time.perf_counter_ns()
         start_step = observation.step + condition.start
         first = condition.prefix_length + condition.left_out
