@@ -13,11 +13,11 @@ segment of their own, the same for every robot, so that it takes no more than it
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
-from controller.plan import Plan
+from controller.plan import Ahead, Plan
 from controller.shared import LatestLayout, Segment, WordLayout, used_segments
 from controller.types import RobotSpec
 
@@ -97,9 +97,8 @@ def running_robots() -> list[str]:
     return [n.removesuffix(_STOP_SUFFIX) for n in names if n.endswith(_STOP_SUFFIX)]
 
 
-@dataclass(frozen=True)
-class Sent:
-    """A plan as the executor has it.
+class Sent[P: Ahead](NamedTuple):
+    """A plan on its way to the executor, or arrived.
 
     Attributes:
         plan: The plan.
@@ -110,7 +109,7 @@ class Sent:
         round_trip_ns: Newest round trip [ns]; -1 where it is not known.
     """
 
-    plan: Plan
+    plan: P
     episode: int
     begin_ns: int
     placed: bool = False
@@ -124,7 +123,7 @@ class PlanWriter:
         self._latest = segment.latest("plan")
         self._record = np.zeros((), plan_dtype(len(spec.action)))
 
-    def write(self, sent: Sent) -> None:
+    def write(self, sent: Sent[Plan]) -> None:
         """Publishes a plan; steps beyond ``PLAN_ROWS`` follow with a later one."""
         record, plan = self._record, sent.plan
         count = min(len(plan.observation_ids), PLAN_ROWS)
@@ -139,26 +138,82 @@ class PlanWriter:
         self._latest.write(record)
 
 
+class ArrivedPlan:
+    """A plan as its record's bytes, of which a tick unpacks what it needs.
+
+    Attributes:
+        first_step: Step of the first row.
+        renewed_ns: When an action was last taken into the plan [ns], robot's clock; -1 before.
+        version: Grows with every change.
+    """
+
+    # Plain numbers out of bytes: in a tick, which finds its caches cold, array operations and
+    # the fields of a record take several times longer.
+
+    def __init__(
+        self,
+        first_step: int,
+        renewed_ns: int,
+        version: int,
+        ids: memoryview[int],
+        actions: memoryview[float],
+    ) -> None:
+        """Makes it of its numbers.
+
+        Args:
+            first_step: Step of the first row.
+            renewed_ns: When an action was last taken into the plan [ns].
+            version: Of the plan.
+            ids: The observation that each row answers; -1 where no action stands. Length n.
+            actions: Row after row. Length n x A.
+        """
+        self.first_step, self.renewed_ns, self.version = first_step, renewed_ns, version
+        self._ids, self._actions = ids, actions
+        self._width = len(actions) // max(len(ids), 1)
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def rows(self, step: int, count: int) -> list[list[float]]:
+        """As ``Plan.rows``."""
+        row, width, rows = step - self.first_step, self._width, []
+        if row < 0:
+            return rows
+        for at in range(row, min(row + count, len(self._ids))):
+            if self._ids[at] < 0:
+                break
+            rows.append(self._actions[at * width : (at + 1) * width].tolist())
+        return rows
+
+    def observation_id(self, step: int) -> int:
+        """As ``Plan.observation_id``."""
+        row = step - self.first_step
+        return self._ids[row] if 0 <= row < len(self._ids) else -1
+
+
 class PlanReader:
     """The executor's end; never waits."""
 
-    def __init__(self, segment: Segment) -> None:
+    def __init__(self, segment: Segment, spec: RobotSpec) -> None:
         self._latest = segment.latest("plan")
-        self._sent: Sent | None = None
+        self._row = 4 * len(spec.action)
+        fields = plan_dtype(len(spec.action)).fields or {}
+        self._ids_at, self._actions_at = fields["observation_ids"][1], fields["actions"][1]
+        self._sent: Sent[ArrivedPlan] | None = None
 
-    def read(self) -> Sent | None:
+    def read(self) -> Sent[ArrivedPlan] | None:
         """The newest plan; None before the first."""
         if self._latest.version != self._latest.read_version:
-            record = self._latest.read()
-            if record is not None:
-                self._sent = _sent(record)
+            data = self._latest.read_bytes()
+            if data is not None:
+                self._sent = self._unpack(data)
         return self._sent
 
-
-def _sent(record: np.void) -> Sent:
-    # At once, since it happens within a tick.
-    head = _HEAD.unpack_from(record)
-    episode, begin_ns, first_step, renewed_ns, version, placed, round_trip_ns, count = head
-    actions, ids = record["actions"][:count], record["observation_ids"][:count]
-    plan = Plan(first_step, actions, ids, renewed_ns, version)
-    return Sent(plan, episode, begin_ns, bool(placed), round_trip_ns)
+    def _unpack(self, data: bytes) -> Sent[ArrivedPlan]:
+        head = _HEAD.unpack_from(data)
+        episode, begin_ns, first_step, renewed_ns, version, placed, round_trip_ns, count = head
+        view = memoryview(data)
+        ids = view[self._ids_at : self._ids_at + 8 * count].cast("q")
+        actions = view[self._actions_at : self._actions_at + self._row * count].cast("f")
+        plan = ArrivedPlan(first_step, renewed_ns, version, ids, actions)
+        return Sent(plan, episode, begin_ns, bool(placed), round_trip_ns)

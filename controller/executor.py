@@ -14,24 +14,24 @@ ticks were missed: then the set-point is late and no jump.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from math import isfinite
+from functools import cached_property
+from math import isfinite, sumprod
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from controller.axis import State
 from controller.errors import ErrorCode, OnsetError
 from controller.limits import Limiter, MotionLimits
-from controller.plan import Plan
-from controller.preview import PreviewTracker, sample_weights
+from controller.plan import Ahead
+from controller.preview import PreviewTracker, between, sample_weights
 from controller.types import Float, RobotSpec
 from controller.watchdog import Change, LadderConfig, Mode, Reason, Watchdog
 
 Array = NDArray[np.float64]
 
-_PHASES = 256  # times within a step for which weights are kept
 
-# Of each tick of a step: the reference, shape (n, A); drive, reference and its rate.
-Moves = tuple[Array, list[list[list[float]]]]
 # Bandwidth that limits leave room for [share of jerk / acceleration, the least over dimensions].
 # Linear control that is faster is cut all the time, and swings: measured, from 1.3 on.
 _ROOM = 0.7
@@ -64,11 +64,10 @@ class Execution:
         mode: What the arm is doing.
         reason: Why.
         observation_id: The observation whose action drives the arm; -1 where none does.
-        desired: The policy's action for this step as it came, or None. Shape (A,).
-        target: Where the reference wanted to be at the end of this period. Shape (A,).
-        command: The set-point to write. Shape (A,), units as in the spec.
-        velocity: Of the command, per second. Shape (A,).
-        acceleration: Of the command, per second squared. Shape (A,).
+        desired: The policy's action for this step as it came, or None. Length A.
+        target: Where the reference wanted to be at the end of this period. Length A.
+        states: The set-point to write, units as in the spec, its velocity and acceleration, per
+            second and per second squared; by dimension. Length A.
         clamped: Bit i: dimension i was held back by its limits, or its action is outside of them.
         refused: Whether the policy's action was not finite.
         change: The change of mode, if there was one.
@@ -79,14 +78,33 @@ class Execution:
     mode: Mode
     reason: Reason
     observation_id: int
-    desired: Float | None
-    target: Array
-    command: Array
-    velocity: Array
-    acceleration: Array
+    desired: list[float] | None
+    target: list[float]
+    states: list[State]
     clamped: int
     refused: bool
     change: Change | None
+
+    @cached_property
+    def command(self) -> Array:
+        """The set-point to write. Shape (A,)."""
+        return np.array([p for p, _, _ in self.states])
+
+
+class _Weights(NamedTuple):
+    """What the knots weigh at a tick, in what is made of them.
+
+    Attributes:
+        drive: In the jerk that the reference asks for. Length n.
+        next: The reference at the next tick: the knot before it, and the share of the way on.
+        after: And at the one after.
+        samples: In the reference at every tick that the preview reaches. Shape (ticks, n).
+    """
+
+    drive: list[float]
+    next: tuple[int, float]
+    after: tuple[int, float]
+    samples: Array
 
 
 class Executor:
@@ -175,22 +193,24 @@ class Executor:
         """Begins an episode: step 0 is now. The arm goes on from where it is."""
         self._begin_ns = now_ns
         self._index, self._version = -1, -1
-        self._knots: Array | None = None  # where this step began, ends, and those after it end
-        self._last_knot: Array | None = None  # where the step before was to end
+        # Of each dimension: where this step began, ends, and those after it end.
+        self._knots: list[list[float]] | None = None
+        self._last_knot: list[float] | None = None  # where the step before was to end
         self._blend: tuple[int, Array] | None = None  # since when, and from where
-        self._target = self._limiter.position
-        self._weights: dict[int, Array] = {}  # of the knots, by the time since the step began
-        self._grid: tuple[int, Array] | None = None  # those of all ticks of a step, and its phase
-        self._phase = -1  # of the tick before within its period
-        self._moves: Moves | None = None  # what the ticks of this step come to, for these knots
-        self._taken = (-1, -1)  # step and version of the plan that ``_desired`` is from
-        self._desired: Float | None = None
+        self._target = self._stands
+        self._weights: dict[int, _Weights] = {}  # of the knots, by the time since the step began
+        self._taken = (-1, -1)  # step and version of the plan that ``_ahead`` is from
+        self._ahead: list[list[float]] = []  # the actions of this step and those after it
         self._refused, self._cut = False, 0
 
     @property
     def position(self) -> Array:
         """The command that stands. Shape (A,), units as in the spec."""
         return self._limiter.position
+
+    @property
+    def _stands(self) -> list[float]:
+        return [p for p, _, _ in self._limiter.states]
 
     @property
     def at_rest(self) -> bool:
@@ -200,7 +220,7 @@ class Executor:
     def tick(
         self,
         now_ns: int,
-        plan: Plan,
+        plan: Ahead,
         measured: Float | None = None,
         *,
         stop: bool = False,
@@ -227,14 +247,15 @@ class Executor:
         boundary = index != self._index
         if boundary:
             follows = self._knots is not None and index == self._index + 1
-            self._last_knot = self._knots[1] if follows and self._knots is not None else None
+            last = [knots[1] for knots in self._knots] if follows and self._knots else None
+            self._last_knot = last
             self._index = index
         if (index, plan.version) != self._taken:
             self._taken = (index, plan.version)
-            self._desired = plan.action(index)
-            values = [] if self._desired is None else self._desired.tolist()
+            self._ahead = plan.rows(index, self._reach)
+            values = self._ahead[0] if self._ahead else []
             self._refused, self._cut = not all(map(isfinite, values)), self._outside(values)
-        desired, refused = self._desired, self._refused
+        desired, refused = self._ahead[0] if self._ahead else None, self._refused
         before = self.watchdog.mode
         broken = Reason.ESTOP if estop else self._broken(now_ns, measured)
         if broken is not None:
@@ -251,15 +272,15 @@ class Executor:
         driven = self.watchdog.mode in (Mode.RUNNING, Mode.COASTING)
         if driven:
             if boundary or plan.version != self._version or self._knots is None:
-                self._knots, self._moves = self._take(now_ns, plan, before), None
+                self._knots = self._take(now_ns, before)
             self._follow(now_ns, self._knots)
         elif goal is not None and stop and self.watchdog.mode is Mode.HOLDING:
             self._limiter.towards(*goal)
-            self._target = goal[0]
+            self._target = goal[0].tolist()
         else:
             self._knots, self._blend = None, None
             self._limiter.brake()
-            self._target = self._limiter.position
+            self._target = self._stands
         self._version = plan.version
         if not self._limiter.finite:
             change = self.watchdog.fault(now_ns, Reason.NOT_FINITE) or change
@@ -271,83 +292,60 @@ class Executor:
             observation_id=plan.observation_id(index) if driven else -1,
             desired=desired,
             target=self._target,
-            command=self._limiter.position,  # the limiter makes new arrays, it changes none
-            velocity=self._limiter.velocity,
-            acceleration=self._limiter.acceleration,
+            states=self._limiter.states,  # the limiter makes new lists, it changes none
             clamped=self._limiter.limited | self._cut if driven else 0,
             refused=refused,
             change=change,
         )
 
-    def _take(self, now_ns: int, plan: Plan, before: Mode) -> Array:
-        """Where this step began and ends, and where those after it end. Shape (n, A)."""
+    # In plain numbers: within a tick, which finds its caches cold, array operations take longer.
+
+    def _take(self, now_ns: int, before: Mode) -> list[list[float]]:
+        """Of each dimension, where this step began and ends, and where those after it end."""
         stopped = self._knots is None
-        start = self._limiter.position.copy() if self._last_knot is None else self._last_knot
+        start = self._stands if self._last_knot is None else self._last_knot
         if stopped and before is Mode.HOLDING and self._config.ladder.resume_ns:
-            self._blend = (now_ns, self._limiter.position.copy())
-        # Plain numbers: within a tick, which finds its caches cold, array operations take longer.
-        row = self._index - plan.first_step
-        stand = slice(row, row + self._reach) if row >= 0 else slice(0)
-        knots = [start.tolist()]
-        for action, answers in zip(
-            plan.actions[stand].tolist(), plan.observation_ids[stand].tolist(), strict=True
-        ):
-            if answers < 0 or not all(map(isfinite, action)):
+            self._blend = (now_ns, self._limiter.position)
+        rows = [start]
+        for action in self._ahead:
+            if not all(map(isfinite, action)):
                 break
-            knots.append([min(max(v, a), b) for v, (a, b) in zip(action, self._range, strict=True)])
-        knots += [knots[-1]] * (self._reach + 1 - len(knots))  # the last one is held
-        return np.array(knots)
+            rows.append([min(max(v, a), b) for v, (a, b) in zip(action, self._range, strict=True)])
+        rows += [rows[-1]] * (self._reach + 1 - len(rows))  # the last one is held
+        return list(map(list, zip(*rows, strict=True)))
 
     def _outside(self, action: list[float]) -> int:
         """Bit i: dimension i of an action is outside its limits, as the wire rounds them."""
         wired = enumerate(zip(action, self._wire_range, strict=False))
         return sum(1 << i for i, (v, (lower, upper)) in wired if v < lower or v > upper)
 
-    def _follow(self, now_ns: int, knots: Array) -> None:
+    def _follow(self, now_ns: int, knots: list[list[float]]) -> None:
         """One period along the reference; blended in after holding."""
         elapsed_ns = now_ns - self._begin_ns - self._index * self._spec.period_ns
-        t = self._config.control_period_ns * 1e-9
-        phase = elapsed_ns % self._config.control_period_ns
-        steady, self._phase = phase == self._phase, phase
-        if self._blend is None and steady:
-            if self._moves is None:
-                self._moves = self._step_moves(phase, knots)
-            targets, moves = self._moves
-            k = elapsed_ns // self._config.control_period_ns
-            self._target = targets[k]
-            self._limiter.follow(self._feedback, *moves[k])
-            return
         weights = self._weights.get(elapsed_ns)
         if weights is None:
             weights = self._weights_at(elapsed_ns)
+        t = self._config.control_period_ns * 1e-9
         if self._blend is None:
-            drive, target, rate = weights[:3] @ knots
+            (low, share), (low_1, share_1) = weights.next, weights.after
+            drive = [sumprod(weights.drive, k) for k in knots]
+            target = [k[low] + share * (k[low + 1] - k[low]) for k in knots]
+            after = [k[low_1] + share_1 * (k[low_1 + 1] - k[low_1]) for k in knots]
+            rate = [(b - a) / t for a, b in zip(target, after, strict=True)]
         else:
-            ahead = self._blended(now_ns, self._blend, weights[3:] @ knots)
-            drive = self._tracker.weights @ ahead
-            target, rate = ahead[0], (ahead[1] - ahead[0]) / t
+            ahead = self._blended(now_ns, self._blend, weights.samples @ np.array(knots).T)
+            drive = (self._tracker.weights @ ahead).tolist()
+            target, rate = ahead[0].tolist(), ((ahead[1] - ahead[0]) / t).tolist()
         self._target = target
-        self._limiter.follow(self._feedback, drive.tolist(), target.tolist(), rate.tolist())
+        self._limiter.follow(self._feedback, drive, target, rate)
 
-    def _step_moves(self, phase: int, knots: Array) -> Moves:
-        """What the ticks of a step come to, at once: an array operation a tick takes longer."""
-        if self._grid is None or self._grid[0] != phase:
-            times = range(phase, self._spec.period_ns, self._config.control_period_ns)
-            self._grid = phase, np.concatenate([self._weights_at(at)[:3] for at in times])
-        moves = (self._grid[1] @ knots).reshape(-1, 3, knots.shape[1])
-        return moves[:, 1], moves.tolist()
-
-    def _weights_at(self, elapsed_ns: int) -> Array:
-        """What knots weigh at a time within the step. Shape (3 + ticks, n).
-
-        For the tracker's drive, the reference at the next tick, its rate, and all of its samples.
-        """
-        tracker, period_ns = self._tracker, self._spec.period_ns
-        samples = sample_weights(elapsed_ns / period_ns, tracker.ticks, self._tick, self._reach + 1)
-        rate = (samples[1] - samples[0]) / (self._config.control_period_ns * 1e-9)
-        weights = np.vstack([tracker.weights @ samples, samples[0], rate, samples])
-        if len(self._weights) < _PHASES:  # more there are only where ticks keep no grid
-            self._weights[elapsed_ns] = weights
+    def _weights_at(self, elapsed_ns: int) -> _Weights:
+        """What knots weigh at a time within the step."""
+        tracker, elapsed, count = self._tracker, elapsed_ns / self._spec.period_ns, self._reach + 1
+        samples = sample_weights(elapsed, tracker.ticks, self._tick, count)
+        drive = (tracker.weights @ samples).tolist()
+        first, second = (between(elapsed + k * self._tick, count) for k in (1, 2))
+        weights = self._weights[elapsed_ns] = _Weights(drive, first, second, samples)
         return weights
 
     def _blended(self, now_ns: int, blend: tuple[int, Array], ahead: Array) -> Array:
@@ -365,7 +363,7 @@ class Executor:
         """What the measured joints say against going on."""
         if measured is None:
             return None
-        joints, command = measured.tolist(), self._limiter.position.tolist()
+        joints, states = measured.tolist(), self._limiter.states
         bound, off = self._config.ladder.tracking, False
         for i, at, lowest, highest in self._checked:
             joint = joints[at]
@@ -373,7 +371,7 @@ class Executor:
                 return Reason.ROBOT
             if not lowest <= joint <= highest:
                 return Reason.LIMIT
-            off = off or (bound is not None and abs(joint - command[i]) > bound)
+            off = off or (bound is not None and abs(joint - states[i][0]) > bound)
         if not off:
             self._off_since_ns = None
             return None

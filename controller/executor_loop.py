@@ -72,7 +72,7 @@ class ExecutorLoop:
         actions, states = len(spec.action), len(spec.state)
         self._joints, self._executor, self._limits = joints, executor, limits
         self._settings, self._park, self._clock = settings, park, clock
-        self._plans = PlanReader(segment)
+        self._plans = PlanReader(segment, spec)
         self._pack_state = packer(state_dtype(actions, states)).pack
         self._states = segment.latest("state")
         self._pack_record = packer(record_dtype(actions, states)).pack
@@ -265,10 +265,10 @@ class ExecutorLoop:
         held = execution.mode not in (Mode.RUNNING, Mode.COASTING)
         self._starved += execution.boundary and held and self._episode != _EPISODE_NONE
         measured = self._unmeasured if self._measured is None else self._measured.tolist()
+        position, velocity, _ = zip(*execution.states, strict=True)
         state = self._pack_state(
             self._ticks, due_ns, self._episode, execution.step, self._measured_ns, self._missed,
-            self._starved, *execution.command.tolist(), *execution.velocity.tolist(), *measured,
-            execution.mode, execution.reason,
+            self._starved, *position, *velocity, *measured, execution.mode, execution.reason,
         )  # fmt: skip
         self._states.write(state)
 
@@ -278,13 +278,13 @@ class ExecutorLoop:
             renewed_ns, round_trip_ns = sent.plan.renewed_ns, sent.round_trip_ns
         # A plan may be from after the tick was due.
         age_ns = max(due_ns - renewed_ns, 0) if renewed_ns >= 0 else -1
-        desired = self._nothing if execution.desired is None else execution.desired.tolist()
+        desired = self._nothing if execution.desired is None else execution.desired
+        position, velocity, acceleration = zip(*execution.states, strict=True)
         measured = self._unmeasured if self._measured is None else self._measured.tolist()
         record = self._pack_record(
             self._ticks, due_ns, late_ns, self._busy_ns, execution.step, self._episode,
             execution.observation_id, age_ns, round_trip_ns, *desired,
-            *execution.target.tolist(), *execution.command.tolist(),
-            *execution.velocity.tolist(), *execution.acceleration.tolist(), *measured,
+            *execution.target, *position, *velocity, *acceleration, *measured,
             execution.clamped, execution.mode, execution.reason, execution.refused,
         )  # fmt: skip
         self._records.write(record)

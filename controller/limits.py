@@ -137,9 +137,7 @@ class Limiter:
 
     Attributes:
         limits: The limits.
-        position: Set-point after the last call. Shape (A,).
-        velocity: Its velocity [unit/s]. Shape (A,).
-        acceleration: Its acceleration [unit/s^2]. Shape (A,).
+        states: Set-point after the last call, its velocity and acceleration, by dimension.
         limited: Bit i: dimension i was not on its target after the last ``towards``.
     """
 
@@ -197,24 +195,39 @@ class Limiter:
         self._set([(p, 0.0, 0.0) for p in position.tolist()])
         self._halting = [False] * len(self._axes)  # stops at a limit of position, in ``follow``
         self.limited = 0
-        self._last: list[tuple[float, float]] | None = None  # the targets of the call before
+        # The targets of the call before: positions and velocities.
+        self._last: tuple[list[float], list[float]] | None = None
 
     def _set(self, states: list[State]) -> None:
-        self._states = [
+        self.states = [
             (min(max(p, axis.lower), axis.upper), v, a)
             for (p, v, a), axis in zip(states, self._axes, strict=True)
         ]
-        self.position, self.velocity, self.acceleration = np.array(self._states).T.copy()
+
+    @property
+    def position(self) -> Array:
+        """The set-point. Shape (A,)."""
+        return np.array([p for p, _, _ in self.states])
+
+    @property
+    def velocity(self) -> Array:
+        """Its velocity [unit/s]. Shape (A,)."""
+        return np.array([v for _, v, _ in self.states])
+
+    @property
+    def acceleration(self) -> Array:
+        """Its acceleration [unit/s^2]. Shape (A,)."""
+        return np.array([a for _, _, a in self.states])
 
     @property
     def finite(self) -> bool:
         """Whether the state is; it always should be."""
-        return all(isfinite(p + v + a) for p, v, a in self._states)
+        return all(isfinite(p + v + a) for p, v, a in self.states)
 
     @property
     def at_rest(self) -> bool:
         """Whether nothing moves."""
-        return all(v == 0 and a == 0 for _, v, a in self._states)
+        return all(v == 0 and a == 0 for _, v, a in self.states)
 
     def towards(
         self, position: NDArray[np.floating], velocity: NDArray[np.floating] | None = None
@@ -228,7 +241,7 @@ class Limiter:
         """
         goal = np.asarray(position, dtype=np.float64)
         speed = np.zeros_like(goal) if velocity is None else np.asarray(velocity, np.float64)
-        shape = self.position.shape
+        shape = self.limits.lower.shape
         if goal.shape != shape or speed.shape != shape:
             return self._refuse()
         asked = list(zip(goal.tolist(), speed.tolist(), strict=True))
@@ -243,7 +256,7 @@ class Limiter:
         self._set(states)
         self.limited = 0
         for i, ((p, v), (at, rate, _), axis) in enumerate(
-            zip(asked, self._states, self._axes, strict=True)
+            zip(asked, self.states, self._axes, strict=True)
         ):
             near = ON_TARGET * (axis.upper - axis.lower), ON_TARGET * axis.velocity
             if abs(at - p) > near[0] or abs(rate - v) > near[1]:
@@ -280,7 +293,7 @@ class Limiter:
         t, (k0, k1, k2) = self._period_s, feedback
         then: list[State | None] = []
         self.limited = 0
-        for i, ((p, v, a), axis) in enumerate(zip(self._states, self._axes, strict=True)):
+        for i, ((p, v, a), axis) in enumerate(zip(self.states, self._axes, strict=True)):
             if self._halting[i] and (v != 0 or a != 0):
                 self.limited |= 1 << i
                 then.append(axis.stopped((p, v, a)))
@@ -305,25 +318,32 @@ class Limiter:
             else:
                 then.append(None)
         failed = False
-        goal = [
-            (min(max(at, axis.lower), axis.upper), min(max(v, -axis.velocity), axis.velocity))
-            for at, v, axis in zip(position, velocity, self._axes, strict=True)
-        ]
         if None in then:
             self.limited |= sum(1 << i for i, state in enumerate(then) if state is None)
+            goal = self._within(position, velocity)
             states, failed = self._move(goal, moving=True, chosen=then)
         else:
-            states, self._last = [state for state in then if state is not None], goal
+            states, self._last = (
+                [state for state in then if state is not None],
+                (position, velocity),
+            )
         self._set(states)
         if failed:
             return LimitCode.ERROR
         return LimitCode.MOVING if self.limited else LimitCode.ON_TARGET
 
+    def _within(self, position: list[float], velocity: list[float]) -> list[tuple[float, float]]:
+        """Targets, cut to the limits of position and velocity."""
+        return [
+            (min(max(at, axis.lower), axis.upper), min(max(v, -axis.velocity), axis.velocity))
+            for at, v, axis in zip(position, velocity, self._axes, strict=True)
+        ]
+
     def brake(self) -> LimitCode:
         """Goes on by one period of the fastest stop: ON_TARGET once at rest."""
         self._last, self.limited = None, 0
         self._halting = [False] * len(self._axes)
-        self._set([axis.stopped(now) for axis, now in zip(self._axes, self._states, strict=True)])
+        self._set([axis.stopped(now) for axis, now in zip(self._axes, self.states, strict=True)])
         return LimitCode.ON_TARGET if self.at_rest else LimitCode.MOVING
 
     def _refuse(self) -> LimitCode:
@@ -345,10 +365,10 @@ class Limiter:
             moving: Whether it moves.
             chosen: What has been found already, by dimension.
         """
-        now, axes = self._states, self._axes
+        now, axes = self.states, self._axes
         then: list[State | None] = chosen or [None] * len(axes)
-        before = self._last or [None] * len(axes)
-        self._last = goal if moving else None
+        before = self._within(*self._last) if self._last else [None] * len(axes)
+        self._last = ([p for p, _ in goal], [v for _, v in goal]) if moving else None
         still = [Reference(p, 0.0) for p, _ in goal]
         goals = still.copy()
         for i, axis in enumerate(axes):

@@ -3,11 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from controller.types import Float
+
+
+class Ahead(Protocol):
+    """What the side that moves asks of a plan."""
+
+    @property
+    def renewed_ns(self) -> int: ...
+
+    @property
+    def version(self) -> int: ...
+
+    def rows(self, step: int, count: int) -> list[list[float]]: ...
+
+    def observation_id(self, step: int) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -34,6 +49,22 @@ class Plan:
         if not 0 <= row < len(self.observation_ids) or self.observation_ids[row] < 0:
             return None
         return self.actions[row]
+
+    def rows(self, step: int, count: int) -> list[list[float]]:
+        """The actions that stand from a step on without a gap, ``count`` at most; plain numbers.
+
+        Returns:
+            Lengths (n, A); empty where none stands at ``step``.
+        """
+        row = step - self.first_step
+        if row < 0:
+            return []
+        stand = slice(row, row + count)
+        actions = self.actions[stand].tolist()
+        for i, answers in enumerate(self.observation_ids[stand].tolist()):
+            if answers < 0:
+                return actions[:i]
+        return actions
 
     def observation_id(self, step: int) -> int:
         """The observation that a step's action answers; -1 where none stands."""

@@ -109,6 +109,18 @@ def _riccati(a: Array, b: Array, q: Array, r: float) -> Array:
     return h
 
 
+def between(at: float, knots: int) -> tuple[int, float]:
+    """The knot before a time, and the share of the way on to the next one.
+
+    Args:
+        at: Since the first knot [steps]; beyond the last knot this one is held.
+        knots: How many there are, >= 2.
+    """
+    at = min(at, knots - 1)
+    low = min(int(at), knots - 2)
+    return low, at - low
+
+
 def sample_weights(elapsed: float, ticks: int, tick: float, knots: int) -> Array:
     """A reference that goes straight from knot to knot, at the next ticks, as weights of the knots.
 
@@ -122,9 +134,8 @@ def sample_weights(elapsed: float, ticks: int, tick: float, knots: int) -> Array
     Returns:
         Shape (ticks, knots).
     """
-    at = np.minimum(elapsed + tick * np.arange(1, ticks + 1), knots - 1)
-    low = np.minimum(at.astype(np.int64), knots - 2)
-    weights, rows = np.zeros((ticks, knots)), np.arange(ticks)
-    weights[rows, low] = 1 - (at - low)
-    weights[rows, low + 1] = at - low
+    weights = np.zeros((ticks, knots))
+    for i in range(ticks):
+        low, share = between(elapsed + tick * (i + 1), knots)
+        weights[i, low : low + 2] = 1 - share, share
     return weights

@@ -121,11 +121,16 @@ class Latest:
 
         When the writer is faster than eight attempts, it is the value that was read last.
         """
+        data = self.read_bytes()
+        return None if data is None else self._slots.from_bytes(data)[0]
+
+    def read_bytes(self) -> bytes | None:
+        """Returns what ``read`` does as the record's bytes, for readers who pick from them."""
         for _ in range(_ATTEMPTS):
             version = self._words[0]
             if version == self._read_version or self._take(version) or self._take(version - 1):
                 break
-        return None if self._data is None else self._slots.from_bytes(self._data)[0]
+        return self._data
 
     def _take(self, version: int) -> bool:
         if version <= self._read_version:

@@ -15,11 +15,12 @@ from controller.errors import ErrorCode, OnsetError
 from controller.shared import Segment
 from controller.shared_slots import packer
 from controller.types import Command, Float, Image, RobotSpec
-from sim.device_shared import COMMAND, attach_device, scene_segment
+from sim.device_shared import COMMAND, JOINTS, attach_device, scene_segment
 
 SILENT_NS = 1_000_000_000
 
 _WHEN = struct.Struct("<qq")  # the first fields of STATE: time_ns, episode
+_MEASURED = "f4", 2 * JOINTS, _WHEN.size  # the next one
 
 
 class SimJoints:
@@ -64,10 +65,10 @@ class SimJoints:
         Raises:
             OnsetError: UNAVAILABLE when it is too old: the device is gone, or stopped.
         """
-        record = self._state.read()
-        time_ns, episode = (0, 0) if record is None else _WHEN.unpack_from(record)
-        age = None if record is None else time.monotonic_ns() - time_ns
-        if record is None or age is None or age > self._silent_ns:
+        data = self._state.read_bytes()
+        time_ns, episode = (0, 0) if data is None else _WHEN.unpack_from(data)
+        age = None if data is None else time.monotonic_ns() - time_ns
+        if data is None or age is None or age > self._silent_ns:
             raise OnsetError(
                 ErrorCode.UNAVAILABLE,
                 f"device[{self._name}].state.age",
@@ -75,7 +76,7 @@ class SimJoints:
                 f"at most {self._silent_ns} ns",
             )
         self._episode = episode
-        return record["state"]
+        return np.frombuffer(data, *_MEASURED)
 
     def write(self, command: Command) -> None:
         """Sends one set-point. It acts from the next physics step."""

@@ -34,6 +34,14 @@ def test_a_gap_is_no_action():
     assert plan.action(2).tolist() == [7, 8, 9]
 
 
+def test_rows_go_on_to_the_first_gap():
+    plan = plan_of([[1, 2, 3], [4, 5, 6], [0, 0, 0], [7, 8, 9]], first=7, ids=[3, 3, -1, 4])
+    assert plan.rows(7, 1) == [[1, 2, 3]]
+    assert plan.rows(7, 9) == [[1, 2, 3], [4, 5, 6]]
+    assert plan.rows(10, 9) == [[7, 8, 9]]
+    assert [plan.rows(step, 2) for step in (6, 9, 11)] == [[], [], []]
+
+
 def test_an_action_that_is_not_finite_is_given_as_it_came():
     plan = plan_of([[1, np.nan, 3]])
     assert np.isnan(plan.action(0)[1])
