@@ -47,7 +47,7 @@ train: $(READY)  ## train the bundled policies (hours on a CPU; resumes where it
 
 lock:  ## renew requirements.lock after a change of pyproject.toml (UPGRADE=1: newest versions)
 	scripts/bootstrap --uv-only
-	.venv/bin/uv pip compile pyproject.toml --all-extras --universal --generate-hashes \
+	.venv/bin/uv pip compile pyproject.toml --all-extras --group metaworld --universal --generate-hashes \
 	  --python-version 3.12 --no-annotate \
 	  --custom-compile-command "make lock" \
 	  $(if $(UPGRADE),--upgrade) --quiet --output-file requirements.lock

@@ -13,6 +13,7 @@ from sim.robots.so101 import Array
 from sim.task import Task
 
 PHYSICS_DT = 0.002  # [s]
+CONTROL_PERIOD_NS = 10_000_000  # between set-points
 TASK_DT = 0.01  # the task's own motion and scoring [s]
 _PER_TASK = round(TASK_DT / PHYSICS_DT)
 
@@ -118,6 +119,8 @@ class SimRobot:
     an instant. In virtual time the caller owns the clock; in wall-clock time it is the real one.
     """
 
+    control_period_ns = CONTROL_PERIOD_NS
+
     def __init__(self, task: Task, spec: RobotSpec | None = None) -> None:
         """Args:
         task: The task to simulate.
@@ -206,22 +209,32 @@ class SimRobot:
         return self._camera.render(self.data, camera)
 
     def project(self, camera: str, points: Array) -> tuple[Array, np.ndarray]:
-        """Where points appear in a camera.
-
-        Args:
-            points: Shape (R, 3), [m].
-
-        Returns:
-            Horizontal and vertical position in 0..1 from the top left, shape (R, 2); and whether
-            each is inside the picture, shape (R,).
-        """
-        cam = self.data.camera(camera)
-        local = (points - cam.xpos) @ cam.xmat.reshape(3, 3)
-        depth = np.maximum(-local[:, 2], 1e-6)
-        scale = 0.5 / np.tan(np.deg2rad(self.model.camera(camera).fovy[0]) / 2)
-        uv = np.stack([local[:, 0], -local[:, 1]], axis=1) / depth[:, None] * scale + 0.5
-        inside = (local[:, 2] < 0) & (uv > 0).all(axis=1) & (uv < 1).all(axis=1)
-        return uv, inside
+        """Where points appear in a camera; see ``project``."""
+        return project(self.model, self.data, camera, points)
 
     def close(self) -> None:
         self._camera.close()
+
+
+def project(
+    model: mujoco.MjModel, data: mujoco.MjData, camera: str, points: Array
+) -> tuple[Array, np.ndarray]:
+    """Where points appear in a camera with square frames.
+
+    Args:
+        model: The simulation.
+        data: Its state.
+        camera: The camera's name.
+        points: Shape (R, 3), [m].
+
+    Returns:
+        Horizontal and vertical position in 0..1 from the top left, shape (R, 2); and whether
+        each is inside the picture, shape (R,).
+    """
+    cam = data.camera(camera)
+    local = (points - cam.xpos) @ cam.xmat.reshape(3, 3)
+    depth = np.maximum(-local[:, 2], 1e-6)
+    scale = 0.5 / np.tan(np.deg2rad(model.camera(camera).fovy[0]) / 2)
+    uv = np.stack([local[:, 0], -local[:, 1]], axis=1) / depth[:, None] * scale + 0.5
+    inside = (local[:, 2] < 0) & (uv > 0).all(axis=1) & (uv < 1).all(axis=1)
+    return uv, inside

@@ -21,9 +21,9 @@ from controller.loop_types import Counters, LoopConfig, TickResult
 from controller.types import Float, Observation
 from sim.collect import Infer
 from sim.delay import DelayedLink, Fixed, Latency, Stream
-from sim.env import SimRobot
+from sim.env import CONTROL_PERIOD_NS
+from sim.simulated import Simulated
 
-CONTROL_PERIOD_NS = 10_000_000
 NO_DELAY = Fixed(0)
 
 
@@ -52,13 +52,15 @@ class Episode:
     errors: tuple[OnsetError, ...] = ()
 
 
-def loop_config(execute_steps: int, **settings) -> LoopConfig:
-    """The control loop's settings for simulation: 100 Hz set-points, and ``settings``."""
-    return LoopConfig(CONTROL_PERIOD_NS, execute_steps, **settings)
+def loop_config(
+    execute_steps: int, control_period_ns: int = CONTROL_PERIOD_NS, **settings
+) -> LoopConfig:
+    """The control loop's settings for simulation: set-points every 10 ms, and ``settings``."""
+    return LoopConfig(control_period_ns, execute_steps, **settings)
 
 
 def drive(
-    robot: SimRobot,
+    robot: Simulated,
     loop: ControlLoop,
     clock: Clock,
     seed: int,
@@ -78,7 +80,7 @@ def drive(
         on_step: Called at the end of every policy step, to film or to report.
         on_tick: Called with what every tick did, before physics goes on.
     """
-    task, errors = robot.task, []
+    task, tick_ns, errors = robot.task, robot.control_period_ns, []
     deadline = clock.now_ns()
     end = deadline + task.steps * robot.spec.period_ns
     step = 0
@@ -91,7 +93,7 @@ def drive(
         # Absolute deadlines: a late tick does not shift those after it. Ticks that are wholly
         # past are left out, and the loop counts them.
         late = max(0, clock.now_ns() - deadline)
-        deadline += (late // CONTROL_PERIOD_NS + 1) * CONTROL_PERIOD_NS
+        deadline += (late // tick_ns + 1) * tick_ns
         clock.sleep_until_ns(deadline)
         robot.advance_to(deadline)
         if result.step > step and on_step is not None:
@@ -110,7 +112,7 @@ def drive(
 
 
 def run_episode(
-    robot: SimRobot,
+    robot: Simulated,
     stream: Stream,
     seed: int,
     *,
@@ -135,7 +137,7 @@ def run_episode(
         on_tick: Called with what every tick did, before physics goes on.
     """
     prompt = robot.reset(seed)
-    config = config or loop_config(4)
+    config = config or loop_config(4, robot.control_period_ns)
     link = DelayedLink(stream, latency, seed)
     loop = ControlLoop(robot, link, config, prompt, forecaster=forecaster, limits=limits)
     episode = drive(robot, loop, ManualClock(), seed, prompt, on_step=on_step, on_tick=on_tick)
@@ -144,7 +146,7 @@ def run_episode(
     return episode
 
 
-def expert(robot: SimRobot, horizon: int) -> Infer:
+def expert(robot: Simulated, horizon: int) -> Infer:
     """The scripted expert as a policy that sees everything, for reference lines."""
 
     def infer(observation: Observation) -> Float:

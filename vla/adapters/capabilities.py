@@ -6,7 +6,11 @@ from dataclasses import dataclass
 
 from controller.errors import ErrorCode, OnsetError
 from controller.strategy import STRATEGIES
+from vla.cache.config import CacheMode
 from vla.schedule import AVERAGE, SCHEDULES
+
+# The oracle measures effects by derivatives through the built-in model.
+CACHE_MODES = tuple(str(mode) for mode in CacheMode if mode is not CacheMode.ORACLE)
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,8 @@ class Capabilities:
         per_index_time: Whether each action index may have its own flow time.
         prefix: Whether clean actions may stand at the chunk's beginning.
         guidance: Rules by which a chunk can be drawn towards the old one.
-        cache: What of an encoding can be kept: "tower" is the image tower of unchanged cameras.
+        cache: What of an encoding can be kept: "tower" is the image tower of unchanged cameras,
+            "rows" are keys and values of those image tokens that have not changed enough.
         one_step_head: Whether it knows average velocities over a jump (MeanFlow).
     """
 
@@ -69,6 +74,20 @@ class Capabilities:
         if schedule not in self.schedules:
             raise OnsetError(
                 ErrorCode.BAD_VALUE, "schedule", f"{schedule}, with {policy}", self.describe()
+            )
+
+    def check_cache(self, policy: str, mode: str) -> None:
+        """Checks that a mode of the token cache can be run.
+
+        Raises:
+            OnsetError: BAD_VALUE, with everything that the policy supports.
+        """
+        if mode not in CACHE_MODES or (mode != "off" and "rows" not in self.cache):
+            raise OnsetError(
+                ErrorCode.BAD_VALUE,
+                "cache",
+                f"{mode}, with {policy}",
+                f"{list(CACHE_MODES) if 'rows' in self.cache else ['off']}; {self.describe()}",
             )
 
     def describe(self) -> str:

@@ -12,8 +12,11 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from controller.errors import ErrorCode, OnsetError
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREPROCESSOR, POSTPROCESSOR = "policy_preprocessor.json", "policy_postprocessor.json"
 REQUIRED = (CONFIG, WEIGHTS, PREPROCESSOR, POSTPROCESSOR)
+# Of low-rank adapters: the weights are those of the policy that they name (``lora``).
+REQUIRED_LORA = (CONFIG, ADAPTER_CONFIG, ADAPTER_WEIGHTS, PREPROCESSOR, POSTPROCESSOR)
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 # What a policy is read from; no pickled weights are fetched, so none can be loaded.
@@ -60,7 +63,8 @@ def _from_hub(source: str) -> Path:
 
 
 def _check(path: Path, source: str) -> None:
-    missing = [name for name in REQUIRED if not (path / name).is_file()]
+    required = _required(path)
+    missing = [name for name in required if not (path / name).is_file()]
     for name in (PREPROCESSOR, POSTPROCESSOR):
         if name not in missing:
             missing += [n for n in _state_files(path / name) if not (path / n).is_file()]
@@ -69,8 +73,13 @@ def _check(path: Path, source: str) -> None:
             ErrorCode.BAD_VALUE,
             "policy",
             f"{source} without {missing}; it holds {sorted(p.name for p in path.iterdir())}",
-            f"a directory with {list(REQUIRED)}, weights as safetensors",
+            f"a directory with {list(required)}, weights as safetensors",
         )
+
+
+def _required(path: Path) -> tuple[str, ...]:
+    config = path / CONFIG
+    return REQUIRED_LORA if config.is_file() and read_json(config).get("use_peft") else REQUIRED
 
 
 def read_json(path: Path) -> dict:

@@ -10,7 +10,6 @@ LeRobot's preprocessor runs behind the shift, so that relative actions are relat
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,18 +17,19 @@ from typing import Any
 
 import torch
 from lerobot.utils.constants import ACTION, OBS_STATE
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from controller.bounds import check_range
 from controller.errors import ErrorCode, OnsetError
 from vla.adapters.capabilities import Tuning
 from vla.adapters.load import TUNING, LeRobotPolicy
+from vla.adapters.lora import LoraConfig
+from vla.adapters.lora import save as save_lora
+from vla.adapters.run_state import Origin, begun_with, load_run, save_run
 from vla.flow import interpolate
 from vla.train.times import Mixture, draw_points
 
 PAD = f"{ACTION}_is_pad"
-_STATE_FILE, _PROGRESS = "optimiser.safetensors", "progress.json"
 
 
 @dataclass(frozen=True)
@@ -39,12 +39,13 @@ class FinetuneConfig:
     Attributes:
         steps: Optimiser steps in all.
         batch: Samples per step.
-        rate: Learning rate.
+        rate: Learning rate; low-rank adapters take about ten times as much.
         decay: Weight decay.
         clip: Largest norm of the gradient.
         mixture: How flow times are drawn.
         max_delay: Longest committed prefix [steps]; 0 for none.
         max_start: Latest beginning after the frame [steps]; 0 for none.
+        lora: Low-rank adapters, which are trained in place of the weights.
         seed: Seeds batches, noise and draws, each step anew.
         save_every: Steps between checkpoints.
     """
@@ -57,6 +58,7 @@ class FinetuneConfig:
     mixture: Mixture = Mixture()
     max_delay: int = 8
     max_start: int = 0
+    lora: LoraConfig = LoraConfig()
     seed: int = 0
     save_every: int = 100
 
@@ -77,16 +79,23 @@ class Finetuner:
     """
 
     def __init__(
-        self, policy: LeRobotPolicy, dataset: Any, config: FinetuneConfig, folder: Path
+        self,
+        policy: LeRobotPolicy,
+        dataset: Any,
+        config: FinetuneConfig,
+        folder: Path,
+        origin: Origin,
     ) -> None:
         """Args:
-        policy: Just loaded, and not served.
+        policy: Just loaded, and not served; from the folder where that holds a run.
         dataset: A LeRobotDataset with ``delta_timestamps`` of ``delta_steps``.
         config: How.
         folder: Where checkpoints go; what is there is gone on from.
+        origin: What the run is begun with.
 
         Raises:
-            OnsetError: The prefix is as long as the chunk, or the folder holds another run.
+            OnsetError: The prefix is as long as the chunk, or the folder holds another run: the
+                first field that differs.
         """
         self.policy, self.data, self.config, self.folder = policy, dataset, config, folder
         check_range("finetune.max_delay", config.max_delay, 0, policy.adapter.horizon - 1)
@@ -96,7 +105,16 @@ class Finetuner:
         self._optimiser = torch.optim.AdamW(
             self._parameters, config.rate, weight_decay=config.decay
         )
-        self._resume()
+        self._begun = begun_with(config, origin)
+        progress = load_run(folder, self._optimiser, self._begun)
+        if progress is not None:
+            self.step = int(progress["step"])
+
+    @property
+    def trained(self) -> tuple[int, int]:
+        """Parameters that are trained, and all [count]."""
+        every = sum(p.numel() for p in self.policy.adapter.policy.parameters())
+        return sum(p.numel() for p in self._parameters), every
 
     def run(self, until: int, report: Any = None) -> None:
         """Runs up to a step; saves on the way and at the end.
@@ -148,49 +166,20 @@ class Finetuner:
         return adapter.training_loss(batch, x, times.start, actions, noise, counts)
 
     def save(self) -> None:
-        """Writes a checkpoint that LeRobot loads, what it was tuned for, and the run's state.
+        """Writes a checkpoint that LeRobot loads, what it was tuned for, and the run's state."""
+        progress = {"step": self.step, **self._begun}
+        save_run(self.folder, self._write_policy, self._optimiser, progress)
 
-        It takes the place of the last one when it is whole, so that a run which is killed meanwhile
-        goes on from that.
-        """
-        new = self.folder.with_name(f"{self.folder.name}.new")
-        shutil.rmtree(new, ignore_errors=True)
-        self._write(new)
-        old = self.folder.with_name(f"{self.folder.name}.old")
-        shutil.rmtree(old, ignore_errors=True)
-        if self.folder.exists():
-            self.folder.rename(old)
-        new.rename(self.folder)
-        shutil.rmtree(old, ignore_errors=True)
-
-    def _write(self, folder: Path) -> None:
-        path = folder / "pretrained_model"
-        path.mkdir(parents=True)
-        for part in (self.policy.adapter.policy, self.policy.pre, self.policy.post):
+    def _write_policy(self, path: Path) -> None:
+        policy = self.policy
+        if policy.lora is not None:
+            save_lora(policy.lora, path)
+        else:
+            policy.adapter.policy.save_pretrained(path)
+        for part in (policy.pre, policy.post):
             part.save_pretrained(path)
         tuning = Tuning(self.config.max_delay, self.config.max_start)
         (path / TUNING).write_text(json.dumps(asdict(tuning)) + "\n")
-        state = self._optimiser.state_dict()["state"]
-        tensors = {f"{i}.{n}": t.contiguous() for i, s in state.items() for n, t in s.items()}
-        save_file(tensors, folder / _STATE_FILE)
-        progress = {"step": self.step, "config": asdict(self.config)}
-        (folder / _PROGRESS).write_text(json.dumps(progress, indent=1) + "\n")
-
-    def _resume(self) -> None:
-        if not (self.folder / _PROGRESS).is_file():
-            return
-        progress = json.loads((self.folder / _PROGRESS).read_text())
-        ours = json.loads(json.dumps(asdict(self.config)))
-        # A run may go on for longer; everything else decides what it is.
-        given, kept = ({**c, "steps": 0, "save_every": 0} for c in (ours, progress["config"]))
-        if given != kept:
-            raise OnsetError(ErrorCode.BAD_VALUE, "finetune", given, f"as the run begun: {kept}")
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in load_file(self.folder / _STATE_FILE).items():
-            index, _, what = name.partition(".")
-            state.setdefault(int(index), {})[what] = tensor
-        self._optimiser.load_state_dict({**self._optimiser.state_dict(), "state": state})
-        self.step = int(progress["step"])
 
 
 def delta_steps(horizon: int, config: FinetuneConfig) -> dict[str, list[int]]:

@@ -35,7 +35,7 @@ class FlowAdapter[C](ABC):
         tower: The image tower.
     """
 
-    capabilities: ClassVar[Capabilities]
+    capabilities: Capabilities
     average: ClassVar[bool] = False
     tower: Tower
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
+
+from vla.cache.prefix import Cancelled
+
+
+def laid(cache: DynamicCache) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """Keys and values of each layer. Shape (B, heads, N, head width)."""
+    layers: list[Any] = cache.layers
+    return tuple(layer.keys for layer in layers), tuple(layer.values for layer in layers)
 
 
 @dataclass(frozen=True)
@@ -31,13 +40,6 @@ class PrefixContext:
     image_rows: int
 
     @staticmethod
-    def of(cache: DynamicCache, pad: Tensor, state: Tensor, image_rows: int) -> PrefixContext:
-        """The context that a policy's own cache holds after its prefix."""
-        rows: list[Any] = cache.layers
-        keys, values = tuple(r.keys for r in rows), tuple(r.values for r in rows)
-        return PrefixContext(keys, values, pad, state, image_rows)
-
-    @staticmethod
     def stack(contexts: Sequence[PrefixContext]) -> PrefixContext:
         """Rows of different requests as one batch; shorter prefixes are padded behind."""
         longest = max(c.pad.shape[1] for c in contexts)
@@ -54,7 +56,19 @@ class PrefixContext:
         )
 
 
-class FrozenCache(DynamicCache):
+class _Laid(DynamicCache):
+    """A cache over keys and values as they lie. LeRobot's own would copy them to begin with."""
+
+    def __init__(self, keys: Iterable[Tensor], values: Iterable[Tensor]) -> None:
+        super().__init__()
+        for k, v in zip(keys, values, strict=True):
+            layer: Any = DynamicLayer()
+            layer.lazy_initialization(k, v)
+            layer.keys, layer.values = k, v
+            self.layers.append(layer)
+
+
+class FrozenCache(_Laid):
     """A cache that an expert step reads. What it would append is only returned to it.
 
     LeRobot's own cache grows in every step: SmolVLA cuts it again, pi0 copies it before. Neither
@@ -62,7 +76,7 @@ class FrozenCache(DynamicCache):
     """
 
     def __init__(self, context: PrefixContext) -> None:
-        super().__init__(zip(context.keys, context.values, strict=True))
+        super().__init__(context.keys, context.values)
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
@@ -75,6 +89,83 @@ class FrozenCache(DynamicCache):
 
     def crop(self, max_length: int) -> None:
         """Nothing was appended, so there is nothing to cut."""
+
+
+class RowCache(_Laid):
+    """Keys and values of a prefix of which some rows are computed again, in place.
+
+    In each layer the active rows' keys and values are written, and all rows' are read.
+    """
+
+    def __init__(self, keys: Iterable[Tensor], values: Iterable[Tensor], active: Tensor) -> None:
+        """Args:
+        keys: Of each layer; written. Shape (1, heads, N, head width).
+        values: Of each layer, as ``keys``.
+        active: Which rows. Shape (M,), int64.
+        """
+        super().__init__(keys, values)
+        self._active = active
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        layer: Any = self.layers[layer_idx]
+        layer.keys.index_copy_(2, self._active, key_states)
+        layer.values.index_copy_(2, self._active, value_states)
+        return layer.keys, layer.values
+
+
+class BlendCache(_Laid):
+    """Keys and values of a prefix that is wholly computed, drawn back to older ones row by row.
+
+    What ``RowCache`` does with a mask in place of indices, so that gradients pass the choice. With
+    a mask of 0 and 1 both give the same rows (tested).
+
+    Attributes:
+        blended: Keys and values of each layer so far.
+    """
+
+    def __init__(self, keys: Iterable[Tensor], values: Iterable[Tensor], share: Tensor) -> None:
+        """Args:
+        keys: The older ones of each layer. Shape (B, heads, N, head width).
+        values: As ``keys``.
+        share: 1 where a row is new. Shape (B, N).
+        """
+        super().__init__(keys, values)
+        self._share = share[:, None, :, None]
+        self.blended: list[tuple[Tensor, Tensor]] = []
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        layer: Any = self.layers[layer_idx]
+        keys = torch.lerp(layer.keys, key_states, self._share)
+        values = torch.lerp(layer.values, value_states, self._share)
+        self.blended.append((keys, values))
+        return keys, values
+
+
+class CancellableCache(DynamicCache):
+    """LeRobot's own cache, filled unless something more urgent comes."""
+
+    def __init__(self, cancelled: Callable[[], bool]) -> None:
+        """Args:
+        cancelled: Asked before each layer.
+        """
+        super().__init__()
+        self._cancelled = cancelled
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """As its parent's.
+
+        Raises:
+            Cancelled: By ``cancelled``.
+        """
+        if self._cancelled():
+            raise Cancelled
+        return super().update(key_states, value_states, layer_idx, *args, **kwargs)
 
 
 def leave_frozen_uncopied(module: Any) -> None:

@@ -9,15 +9,18 @@ from typing import Any
 
 from lerobot.configs import PreTrainedConfig
 from lerobot.policies.factory import get_policy_class, make_pre_post_processors
+from peft import PeftModel
 
 from controller.errors import ErrorCode, OnsetError
 from vla.adapters.capabilities import Tuning
-from vla.adapters.files import CONFIG, WEIGHTS, find_policy, read_json
+from vla.adapters.files import ADAPTER_WEIGHTS, CONFIG, WEIGHTS, find_policy, read_json
 from vla.adapters.flow import FlowAdapter
+from vla.adapters.lora import LoraConfig, attach, attach_saved, base_of, merge_saved
 from vla.adapters.pi import PI0Adapter, PI05Adapter
 from vla.adapters.smolvla import SmolVLAAdapter
-from vla.adapters.weights import load_weights
+from vla.adapters.weights import digest, load_weights
 from vla.adapters.xvla import XVLAAdapter
+from vla.cache.selector import Selector, load_selector
 
 ADAPTERS: dict[str, type[FlowAdapter]] = {
     "smolvla": SmolVLAAdapter,
@@ -26,6 +29,7 @@ ADAPTERS: dict[str, type[FlowAdapter]] = {
     "xvla": XVLAAdapter,
 }
 TUNING = "onset.json"  # beside the checkpoint: what it was tuned for here
+SELECTOR = "onset_cache.safetensors"  # beside the checkpoint: which image tokens are computed
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,10 @@ class LeRobotPolicy:
         pre: LeRobot's preprocessor; sessions take copies of the pair.
         post: LeRobot's postprocessor.
         tuning: What it was fine-tuned for besides.
-        digest: SHA-256 of the weights, hexadecimal.
+        digest: SHA-256 of the weights, and of low-rank adapters behind them, hexadecimal.
+        lora: Low-rank adapters that are to be trained; None where there are none, or where they
+            are part of the weights.
+        selector: Chooses image tokens for the cache; None where none was trained.
     """
 
     name: str
@@ -47,6 +54,8 @@ class LeRobotPolicy:
     post: Any
     tuning: Tuning
     digest: str
+    lora: PeftModel | None = None
+    selector: Selector | None = None
 
 
 def load_lerobot_policy(
@@ -55,6 +64,7 @@ def load_lerobot_policy(
     language: Path | None = None,
     device: str = "cpu",
     stats: Mapping[str, Any] | None = None,
+    lora: LoraConfig | None = None,
 ) -> LeRobotPolicy:
     """Loads a policy of LeRobot 0.6.1: its configuration, weights and processors.
 
@@ -64,6 +74,8 @@ def load_lerobot_policy(
             vision-language model, where the ones that the checkpoint names are out of reach.
         device: Where the policy runs.
         stats: A dataset's statistics, to normalise by in place of the checkpoint's.
+        lora: Low-rank adapters to train: the checkpoint's where it has some, else fresh ones.
+            Without, a checkpoint's are added to the weights that they stand on.
 
     Raises:
         OnsetError: A file is missing or does not fit, or the policy is of another type.
@@ -101,9 +113,33 @@ def load_lerobot_policy(
             "the tokeniser and the configurations that it names, from the hub or its cache, or a "
             "directory that holds them (--language DIR)",
         ) from error
-    digest = load_weights(policy, path / WEIGHTS)
+    base = base_of(path)
+    load_weights(policy, base / WEIGHTS)
+    model = None
+    if base != path and lora is None:
+        merge_saved(policy, path)
+    elif lora is not None:
+        model = attach(policy, lora, source) if base == path else attach_saved(policy, path, lora)
+    # Behind the low-rank adapters, which stand in the places of layers that this one hooks into.
     adapter = ADAPTERS[kind](policy.to(device).eval())
-    return LeRobotPolicy(path.resolve().name, adapter, pre, post, _tuning(path), digest)
+    found, name = path / SELECTOR, path.resolve().name
+    selector = load_selector(found) if found.is_file() else None
+    about = _tuning(path), _digest(path, base)
+    return LeRobotPolicy(name, adapter, pre, post, *about, model, selector)
+
+
+def digest_of(source: str) -> str:
+    """What ``LeRobotPolicy.digest`` of a policy would be, without loading it.
+
+    Raises:
+        OnsetError: A file is missing.
+    """
+    path = find_policy(source)
+    return _digest(path, base_of(path))
+
+
+def _digest(path: Path, base: Path) -> str:
+    return digest(base / WEIGHTS, *([path / ADAPTER_WEIGHTS] if base != path else []))
 
 
 def _tuning(path: Path) -> Tuning:

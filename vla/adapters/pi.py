@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,23 +14,26 @@ from lerobot.policies.pi05.modeling_pi05 import PI05Policy
 from lerobot.policies.pi_gemma import PiGemmaRMSNorm
 from lerobot.utils.constants import OBS_LANGUAGE_ATTENTION_MASK, OBS_LANGUAGE_TOKENS
 from torch import Tensor, nn
+from transformers import DynamicCache
 
 from vla.adapters.capabilities import Capabilities
-from vla.adapters.flow import Batch, FlowAdapter, replace_tail, time_rows
+from vla.adapters.flow import Batch, replace_tail, time_rows
 from vla.adapters.kv import FrozenCache, PrefixContext, leave_frozen_uncopied
+from vla.adapters.prefix import Prefix, PrefixAdapter, picked
 from vla.adapters.tower import Slot, Tower
 
 
-class _PiAdapter(FlowAdapter[PrefixContext]):
+class _PiAdapter(PrefixAdapter):
     """What pi0 and pi0.5 share: images and words in the prefix, bidirectional action tokens."""
 
     capabilities = Capabilities(
         per_index_time=True,
         prefix=True,
         guidance=("vjp", "identity"),
-        cache=("tower",),
+        cache=("tower", "rows"),
         one_step_head=False,
     )
+    centred = True
 
     def __init__(self, policy: PI0Policy | PI05Policy) -> None:
         super().__init__(policy)
@@ -41,26 +45,39 @@ class _PiAdapter(FlowAdapter[PrefixContext]):
     def prefix_modules(self) -> tuple[nn.Module, ...]:
         return (self.model.paligemma_with_expert.paligemma.model,)
 
-    def encode(self, batch: Batch, slots: Sequence[Slot] | None = None) -> PrefixContext:
+    @property
+    def grid(self) -> int | None:
+        vision = self.model.paligemma_with_expert.paligemma.config.vision_config
+        return self.config.image_resolution[0] // int(vision.patch_size)
+
+    def embed(self, batch: Batch, slots: Sequence[Slot] | None = None) -> Prefix:
         images, image_masks = self.policy._preprocess_images(batch)
         words, word_mask = batch[OBS_LANGUAGE_TOKENS], batch[OBS_LANGUAGE_ATTENTION_MASK]
         with self.tower.using(slots):
-            rows, pad, steps = self.model.embed_prefix(images, image_masks, words, word_mask)
+            rows, pad, marks = self.model.embed_prefix(images, image_masks, words, word_mask)
+        count = words.shape[1]
+        return Prefix(rows, pad, marks, self._state(batch, pad), pad.shape[1] - count, count)
+
+    def run_layers(
+        self, prefix: Prefix, cache: DynamicCache | None = None, active: Tensor | None = None
+    ) -> DynamicCache:
+        mask = make_att_2d_masks(prefix.pad, prefix.marks)
+        rows, mask, positions = picked(prefix, mask, active)
         backbone = self.model.paligemma_with_expert
         # As LeRobot does before its prefix: its masks are made for this attention only.
         backbone.paligemma.model.language_model.config._attn_implementation = "eager"
-        _, cache = backbone.forward(
-            attention_mask=prepare_attention_masks_4d(make_att_2d_masks(pad, steps)),
-            position_ids=torch.cumsum(pad, dim=1) - 1,
-            past_key_values=None,
+        _, filled = backbone.forward(
+            attention_mask=prepare_attention_masks_4d(mask),
+            position_ids=positions,
+            past_key_values=cache,
             inputs_embeds=[rows, None],
             use_cache=True,
         )
-        return PrefixContext.of(cache, pad, self._state(batch, pad), pad.shape[1] - words.shape[1])
+        return filled
 
+    @abstractmethod
     def _state(self, batch: Batch, pad: Tensor) -> Tensor:
         """What the expert sees of the state. Shape (B, S)."""
-        raise NotImplementedError
 
     def _inputs(self, context: PrefixContext) -> dict[str, Tensor]:
         """What an expert step takes besides cache, noisy actions and time."""
@@ -77,10 +94,6 @@ class _PiAdapter(FlowAdapter[PrefixContext]):
 
     def _times_for(self, width: int, times: Tensor) -> Tensor:
         return time_rows(times, width, self.config.min_period, self.config.max_period)
-
-    @staticmethod
-    def stack(contexts: Sequence[PrefixContext]) -> PrefixContext:
-        return PrefixContext.stack(contexts)
 
 
 class PI0Adapter(_PiAdapter):

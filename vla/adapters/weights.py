@@ -7,6 +7,7 @@ Here that is refused.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,33 +22,53 @@ _SHOWN = 8
 _CHUNK_BYTES = 1 << 24
 
 
-def load_weights(policy: Any, path: Path) -> str:
+def load_weights(policy: Any, path: Path) -> None:
     """Fills a policy from a file.
 
     Args:
         policy: A LeRobot policy, just made.
         path: Its ``model.safetensors``.
 
-    Returns:
-        SHA-256 of the file, hexadecimal.
-
     Raises:
         OnsetError: BAD_VALUE: no whole safetensors file. BAD_NAMES: tensors are missing or left
             over. BAD_SHAPE: a tensor has another shape than the configuration asks for.
     """
+    own = policy.state_dict()
+    given = _with_aliases(_renamed(policy, read_tensors(path)), own)
+    check_tensors(path.name, given, own)
+    policy.load_state_dict(given)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file.
+
+    Raises:
+        OnsetError: BAD_VALUE: no whole safetensors file.
+    """
     try:
-        tensors = load_file(path)
+        return load_file(path)
     except SafetensorError as error:
         raise OnsetError(
             ErrorCode.BAD_VALUE, f"policy[{path.name}]", error, "a whole safetensors file"
         ) from error
-    own = policy.state_dict()
-    given = _with_aliases(_renamed(policy, tensors), own)
+
+
+def check_tensors(name: str, given: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+    """Checks that names and shapes are those of a module.
+
+    Args:
+        name: Of the file.
+        given: The file's tensors.
+        own: The module's.
+
+    Raises:
+        OnsetError: BAD_NAMES or BAD_SHAPE, with both sides.
+    """
     missing, unexpected = sorted(own.keys() - given.keys()), sorted(given.keys() - own.keys())
     if missing or unexpected:
         raise OnsetError(
             ErrorCode.BAD_NAMES,
-            f"policy[{path.name}]",
+            f"policy[{name}]",
             f"missing {_some(missing)}, unexpected {_some(unexpected)}",
             "the tensors of its configuration",
         )
@@ -55,12 +76,10 @@ def load_weights(policy: Any, path: Path) -> str:
     if wrong:
         raise OnsetError(
             ErrorCode.BAD_SHAPE,
-            f"policy[{path.name}]",
+            f"policy[{name}]",
             _some([f"{n} {tuple(given[n].shape)}" for n in wrong]),
             _some([f"{n} {tuple(own[n].shape)}" for n in wrong]),
         )
-    policy.load_state_dict(given)
-    return _digest(path)
 
 
 def _renamed(policy: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -91,9 +110,11 @@ def _some(names: list[str]) -> str:
     return f"{names[:_SHOWN]}{rest}"
 
 
-def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
+def digest(*paths: Path) -> str:
+    """SHA-256 of files, one behind the other, hexadecimal."""
+    found = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            while chunk := file.read(_CHUNK_BYTES):
+                found.update(chunk)
+    return found.hexdigest()
