@@ -13,6 +13,8 @@ class Clock(Protocol):
 
     def sleep_until_ns(self, deadline_ns: int) -> None: ...
 
+    def spin_until_ns(self, deadline_ns: int) -> None: ...
+
 
 class MonotonicClock:
     """The machine's monotonic clock."""
@@ -26,6 +28,11 @@ class MonotonicClock:
         if remaining > 0:
             time.sleep(remaining * 1e-9)
 
+    def spin_until_ns(self, deadline_ns: int) -> None:
+        """Waits without giving up the CPU; for some microseconds."""
+        while time.monotonic_ns() < deadline_ns:
+            pass
+
 
 class ManualClock:
     """Virtual time: it advances only when told to."""
@@ -38,3 +45,5 @@ class ManualClock:
 
     def sleep_until_ns(self, deadline_ns: int) -> None:
         self._now_ns = max(self._now_ns, deadline_ns)
+
+    spin_until_ns = sleep_until_ns

@@ -107,6 +107,11 @@ class Segment:
         return cls(name, memory, layout, created=True)
 
     @classmethod
+    def private(cls, layout: Mapping[str, Layout]) -> Self:
+        """Makes a segment without a name, which no other process sees."""
+        return cls("", mmap.mmap(-1, _size(layout)), layout, created=False)
+
+    @classmethod
     def attach(cls, name: str, layout: Mapping[str, Layout], *, wait_s: float = 0.0) -> Self:
         """Opens a segment that another process made, or an earlier one left.
 
