@@ -9,9 +9,9 @@ from __future__ import annotations
 import dataclasses
 import multiprocessing
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -22,15 +22,24 @@ from rich.progress import track
 from controller.bounds import check_range
 from controller.errors import OnsetError
 from controller.types import CacheFigures, Observation
-from scripts.evaluate_cases import Case, Variant, conditions, hardness_options, make_cases
+from scripts.evaluate_args import Args
+from scripts.evaluate_cases import Case, Variant, conditions, make_cases
 from scripts.evaluate_report import Outcome, Report
+from scripts.evaluate_suite import (
+    SUITES,
+    check_prompts,
+    make_robot,
+    suite_figures,
+    suite_rows,
+    suite_table,
+    tasks_of,
+)
 from scripts.results import code_commit, write_results
-from sim.collect import HORIZON
 from sim.delay import Stream, whole
 from sim.env import SimRobot
 from sim.reaction import reaction_ns
 from sim.rollout import expert, loop_config, run_episode
-from sim.tasks import make_task
+from sim.simulated import Simulated
 from vla.cache.config import CacheConfig, CacheMode
 from vla.cache.encoder import Whose
 from vla.cache.selector import load_selector, selector_for
@@ -38,69 +47,6 @@ from vla.checkpoint import Checkpoint, load_checkpoint, random_checkpoint
 from vla.engine import Engine, Finished
 
 CONSOLE = Console()
-ROOT = Path(__file__).resolve().parents[1]
-WHO = ("policy", "expert", "still", "random", "untrained", "swap_instruction", "swap_frames")
-
-
-@dataclass(frozen=True)
-class Args:
-    """Evaluates a policy on a task, in virtual time through the real control loop.
-
-    Attributes:
-        task: whack, intercept, conveyor or pick_place.
-        policy: Bundled name or path of a .safetensors file; the task's own by default.
-        episodes: Held-out seeds 0 .. episodes-1.
-        who: Rows of the table: policy, expert, still, random, untrained, swap_instruction (the
-            policy is told to deal with the other thing) and swap_frames (it is shown another
-            episode). All but the first two run a quarter of the episodes.
-        schedule: One or more of constant, has (near-term actions first), one_step and
-            has_meanflow. The others are compared with the first, seed by seed.
-        steps: Expert steps of the schedules, each in turn; the policy's own by default. one_step
-            always has one.
-        cache: One or more of off, learned, and the controls pixel, random, oracle, periodic and
-            dense: which image tokens are computed anew. Each is compared with the first.
-        cache_rows: Share of the image tokens that are computed, 0.25, 0.5, 0.75 or 1: of the
-            controls, which need it, and of learned, whose predictor decides by default.
-        cache_slack: Whether all tokens are computed again between two chunks, as an idle server
-            does.
-        cache_selector: Trained selector; the policy's bundled one by default.
-        delays: Delays to inject [steps]; 0 and 8 by default, none with --scales.
-        scales: Factors of recorded times to inject, on a server that computes one chunk at a time.
-            Event-to-motion is measured too. The expert gets its chunk when the first schedule's
-            last expert step is done.
-        times: Where the times of prefix and expert step are recorded: a result file of
-            benchmarks/ttfa.py.
-        execute_steps: K, steps between observations; auto for the least that one server sustains,
-            where the expert stops after the actions that are executed.
-        least_steps: Least K of auto.
-        hardness: Parameters of the task as name=value.
-        workers: Processes.
-        json: Result file to write.
-        plot: Picture to write: success against expert steps, or with --scales success and
-            event-to-motion against scale.
-    """
-
-    task: str
-    policy: str | None = None
-    episodes: int = 200
-    who: tuple[str, ...] = WHO
-    schedule: tuple[Literal["constant", "has", "one_step", "has_meanflow"], ...] = ("constant",)
-    steps: tuple[int, ...] = ()
-    cache: tuple[
-        Literal["off", "learned", "pixel", "random", "oracle", "periodic", "dense"], ...
-    ] = ("off",)
-    cache_rows: float | None = None
-    cache_slack: bool = True
-    cache_selector: Path | None = None
-    delays: tuple[int, ...] | None = None
-    scales: tuple[float, ...] = ()
-    times: Path = ROOT / "docs" / "results" / "ttfa.json"
-    execute_steps: int | Literal["auto"] = 4
-    least_steps: int = 1
-    hardness: tuple[str, ...] = ()
-    workers: int = 2
-    json: Path | None = None
-    plot: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -113,22 +59,34 @@ class Job:
 
 
 def main(args: Args) -> None:
-    commit = code_commit()
-    if unknown := sorted(set(args.who) - set(WHO)):
-        raise SystemExit(f"--who: given {unknown}; allowed: {list(WHO)}")
+    commit, allowed = code_commit(), SUITES[args.suite].who
+    if unknown := sorted(set(args.who or ()) - set(allowed)):
+        raise SystemExit(f"--who: given {unknown}; allowed: {list(allowed)}")
     # Here rather than in a worker: what is wrong is to be told at once, and once.
-    make_task(args.task, **hardness_options(args.task, args.hardness))
+    tasks = tasks_of(args.suite, args.task, args.tasks, args.hardness)
     cases = plan(args)
-    jobs = [Job(args, case, seed) for case in cases for seed in range(case.episodes)]
-    outcomes: dict[Case, list[Outcome]] = {}
+    jobs = [
+        Job(dataclasses.replace(args, task=task), case, seed)
+        for task in tasks
+        for case in cases
+        for seed in range(case.episodes)
+    ]
+    outcomes: dict[str, dict[Case, list[Outcome]]] = {task: {} for task in tasks}
+    title = " ".join([args.task or args.suite, *args.hardness])
     with multiprocessing.get_context("spawn").Pool(args.workers, initializer=_quiet) as pool:
         done = pool.imap(run_job, jobs, chunksize=5)
         for job, outcome in zip(
-            jobs, track(done, f"{args.task}: episodes", len(jobs), console=CONSOLE), strict=True
+            jobs, track(done, f"{title}: episodes", len(jobs), console=CONSOLE), strict=True
         ):
-            outcomes.setdefault(job.case, []).append(outcome)
-    report = Report(outcomes)
-    title = " ".join([args.task, *args.hardness])
+            outcomes[job.args.task].setdefault(job.case, []).append(outcome)
+    reports = {task: Report(found) for task, found in outcomes.items()}
+    if args.suite == "onset":
+        report_task(args, reports[args.task], title, commit)
+    else:
+        report_suite(args, reports, commit)
+
+
+def report_task(args: Args, report: Report, title: str, commit: str) -> None:
     CONSOLE.print(report.table(title))
     if args.json is not None:
         figures = report.figures()
@@ -141,22 +99,39 @@ def main(args: Args) -> None:
         CONSOLE.print(f"wrote {args.plot}")
 
 
+def report_suite(args: Args, reports: Mapping[str, Report], commit: str) -> None:
+    CONSOLE.print(suite_table(args.suite, reports))
+    if args.json is not None:
+        write_results(args.json, suite_figures(reports), suite_rows(reports), commit=commit)
+        CONSOLE.print(f"wrote {args.json}")
+
+
 def plan(args: Args) -> list[Case]:
     """The rows of the table.
 
     Raises:
-        OnsetError: The checkpoint does not offer a schedule, or a value is out of range.
+        OnsetError: The checkpoint does not offer a schedule, does not know a task, or a value is
+            out of range.
     """
-    check_range("least_steps", args.least_steps, 1, HORIZON)
-    checkpoint = load_checkpoint(Path(args.policy or args.task))
+    suite, checkpoint = SUITES[args.suite], load_checkpoint(Path(_policy(args)))
+    who = args.who or suite.who
+    check_range("least_steps", args.least_steps, 1, checkpoint.meta.model.horizon)
+    if args.suite == "metaworld" and "policy" in who:
+        check_prompts(args.tasks, checkpoint.meta.prompts)
     period_ns = checkpoint.meta.robot.period_ns
-    delays = args.delays if args.delays is not None else () if args.scales else (0, 8)
+    delays = args.delays if args.delays is not None else () if args.scales else suite.delays
     found = conditions(delays, args.scales, args.times, period_ns)
     execute_steps = None if args.execute_steps == "auto" else args.execute_steps
     variants = _variants(checkpoint, args)
     return make_cases(
-        args.who, variants, found, execute_steps, args.least_steps, args.episodes, period_ns
+        *(who, variants, found, execute_steps, args.least_steps, args.episodes, period_ns),
+        suite.tick_ns,
     )
+
+
+def _policy(args: Args) -> str:
+    """The policy's own name or path: a suite has one for all of its tasks."""
+    return args.policy or (args.task if args.suite == "onset" else args.suite)
 
 
 def _variants(checkpoint: Checkpoint, args: Args) -> list[Variant]:
@@ -177,7 +152,7 @@ def _quiet() -> None:
     torch.set_num_threads(1)
 
 
-_robots: dict[str, SimRobot] = {}
+_robots: dict[str, Simulated] = {}
 _checkpoints: dict[tuple, Checkpoint] = {}
 _engines: dict[tuple, Engine] = {}
 
@@ -188,13 +163,13 @@ def run_job(job: Job) -> Outcome:
     if args.task not in _robots:
         _robots[args.task] = _robot(args)
     robot = _robots[args.task]
-    stream = _stream(job, robot)
-    latency, config = case.condition.latency, loop_config(case.cadence.execute_steps)
+    stream, latency = _stream(job, robot), case.condition.latency
+    config = loop_config(case.cadence.execute_steps, robot.control_period_ns)
     told: list[CacheFigures] = []
     noted = stream if case.variant.cache == "off" else _noting(stream, told)
     episode = run_episode(robot, noted, job.seed, latency=latency, config=config)
     motion_ns = None
-    if args.scales and case.who in ("policy", "expert"):
+    if args.scales and isinstance(robot, SimRobot) and case.who in ("policy", "expert"):
         motion_ns = reaction_ns(robot, stream, job.seed, latency=latency, config=config)
     return Outcome(episode, motion_ns, tuple(told))
 
@@ -210,21 +185,21 @@ def _noting(stream: Stream, told: list[CacheFigures]) -> Stream:
     return noted
 
 
-def _robot(args: Args) -> SimRobot:
-    return SimRobot(make_task(args.task, **hardness_options(args.task, args.hardness)))
+def _robot(args: Args) -> Simulated:
+    return make_robot(args.suite, args.task, args.hardness)
 
 
-def _stream(job: Job, robot: SimRobot) -> Stream:
+def _stream(job: Job, robot: Simulated) -> Stream:
     """The row's policy."""
     lower, upper = robot.spec.action_lower, robot.spec.action_upper
-    who, steps = job.case.who, job.case.variant.steps
+    who, steps, horizon = job.case.who, job.case.variant.steps, len(job.case.variant.ready_at)
     if who == "expert":
-        return whole(expert(robot, HORIZON), steps)
+        return whole(expert(robot, horizon), steps)
     if who == "still":
-        return whole(lambda o: np.tile(o.state[: len(lower)], (HORIZON, 1)), steps)
+        return whole(lambda o: np.tile(o.state[: len(lower)], (horizon, 1)), steps)
     if who == "random":
         rng = np.random.default_rng([job.seed, 2])
-        size = (HORIZON, len(lower))
+        size = (horizon, len(lower))
         return whole(lambda _: rng.uniform(lower, upper, size).astype(np.float32), steps)
     engine = _engine(job)
     whose = Whose("robot", str(job.seed))
@@ -246,7 +221,7 @@ def _stream(job: Job, robot: SimRobot) -> Stream:
 
 
 def _engine(job: Job) -> Engine:
-    case, policy = job.case, job.args.policy or job.args.task
+    case, policy = job.case, _policy(job.args)
     trained = case.who != "untrained"
     key = (policy, trained, case.variant, case.cadence.executed)
     if key not in _engines:

@@ -11,7 +11,6 @@ import numpy as np
 
 from controller.errors import ErrorCode, OnsetError
 from sim.cadence import Cadence, fastest_cadence
-from sim.collect import HORIZON
 from sim.delay import Compute, Fixed
 from sim.rollout import CONTROL_PERIOD_NS
 from sim.tasks import hardness
@@ -120,6 +119,7 @@ def make_cases(
     least_steps: int,
     episodes: int,
     period_ns: int,
+    tick_ns: int = CONTROL_PERIOD_NS,
 ) -> list[Case]:
     """The rows, in the order of the table.
 
@@ -134,6 +134,7 @@ def make_cases(
         least_steps: Least K where it is not given.
         episodes: Episodes of a row.
         period_ns: Policy period [ns].
+        tick_ns: Time between set-points [ns].
 
     Raises:
         OnsetError: A server with these times is too slow for the policy's chunks.
@@ -143,8 +144,11 @@ def make_cases(
         for condition in conditions if name in MAIN_ROWS else conditions[:1]:
             for variant in variants if name == "policy" else variants[:1]:
                 # Who is no policy has whole chunks: all of one is there after the last step.
-                ready_at = variant.ready_at if name in POLICY_ROWS else (variant.steps,) * HORIZON
-                cadence = _cadence(ready_at, condition, execute_steps, least_steps, period_ns)
+                whole = (variant.steps,) * len(variant.ready_at)
+                ready_at = variant.ready_at if name in POLICY_ROWS else whole
+                cadence = _cadence(
+                    ready_at, condition, execute_steps, least_steps, period_ns, tick_ns
+                )
                 count = episodes if name in MAIN_ROWS else max(1, episodes // 4)
                 cases.append(Case(name, variant, condition, cadence, count))
     return cases
@@ -156,14 +160,13 @@ def _cadence(
     execute_steps: int | None,
     least_steps: int,
     period_ns: int,
+    tick_ns: int,
 ) -> Cadence:
     if execute_steps is not None:
         return Cadence(execute_steps, len(ready_at))
     if isinstance(condition.latency, Fixed):
         return Cadence(least_steps, len(ready_at))  # nothing that would keep a server busy
-    return fastest_cadence(
-        np.array(ready_at), condition.latency, period_ns, CONTROL_PERIOD_NS, least_steps
-    )
+    return fastest_cadence(np.array(ready_at), condition.latency, period_ns, tick_ns, least_steps)
 
 
 def hardness_options(task: str, pairs: Sequence[str]) -> dict[str, float]:

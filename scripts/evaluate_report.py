@@ -166,14 +166,21 @@ class Report:
         names += ["ms", "95%", "p50/p99"] if motion else ["score", "other"]
         for name in names:
             table.add_column(name, justify="left" if name == "who" else "right", no_wrap=True)
-        for case, row in zip(self._outcomes, self.rows, strict=True):
-            cells = [self._label(case), _late(case), str(row["execute_steps"])]
+        for label, late, row in self.labelled():
+            cells = [label, late, str(row["execute_steps"])]
             cells += [str(row["episodes"]), f"{row['success']:.3f}"]
             cells.append(f"{row['low']:.2f}-{row['high']:.2f}")
             cells += _paired_cells(row) if paired else []
             cells += _motion_cells(row) if motion else _score_cells(row)
             table.add_row(*cells)
         return table
+
+    def labelled(self) -> list[tuple[str, str, Row]]:
+        """Each row with who it is of and how late the actions are, as the table says them."""
+        return [
+            (self._label(case), _late(case), row)
+            for case, row in zip(self._outcomes, self.rows, strict=True)
+        ]
 
     def plot(self, path: Path, title: str) -> None:
         """Success against expert steps; with recorded times, success and motion against scale."""

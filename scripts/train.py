@@ -1,5 +1,8 @@
 """Trains the built-in policy for one task: collect, train, DAgger rounds, tune, ship.
 
+With ``--suite metaworld`` it trains one policy for several of Meta-World's tasks instead
+(``scripts/train_metaworld.py``).
+
 The first stage trains a plain flow policy on the constant schedule. Tuning then goes on from its
 weights with what serving needs: chunks that begin later than their pictures, from a forecast state
 and behind committed actions, the horizon-aware schedule's times, and a MeanFlow head for few steps.
@@ -8,27 +11,26 @@ and behind committed actions, the horizon-aware schedule's times, and a MeanFlow
 from __future__ import annotations
 
 import dataclasses
-import json
 import multiprocessing
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import torch
 import tyro
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from controller.errors import ErrorCode, OnsetError
 from controller.forecast import load_servo
 from scripts.evaluate_cases import hardness_options
-from scripts.results import code_commit, write_results
+from scripts.results import code_commit
+from scripts.train_stages import CONSOLE, bar, fit, read, ship
 from sim.collect import HORIZON, Infer, Noise, collect_episode, write_shard
 from sim.env import SimRobot
 from sim.robots import so101
 from sim.task import Targets, Task
 from sim.tasks import make_task
-from vla.checkpoint import WEIGHTS, PolicyMeta, load_checkpoint, save_checkpoint
+from vla.checkpoint import PolicyMeta, load_checkpoint
 from vla.engine import Engine
 from vla.models.small import SmallVLAConfig
 from vla.train.data import Demonstrations, Replan
@@ -38,7 +40,6 @@ from vla.train.offsets import Offsets
 from vla.train.times import Mixture
 from vla.transforms import Tokeniser
 
-CONSOLE = Console()
 SHARD = 40  # episodes in a shard
 FIRST_SEED = 1_000_000  # evaluation seeds are below
 MAX_DELAY = 12  # greatest delay that a policy is tuned for [steps]
@@ -80,6 +81,15 @@ RECIPES = {
 }
 
 
+TUNE = TrainConfig(
+    batch=32,
+    draws=Draws(1, 1, "distil"),
+    mixture=Mixture(),
+    offsets=Offsets(count=4, d_max=MAX_DELAY),
+    rate=5e-4,
+)
+
+
 @dataclass(frozen=True)
 class Args:
     """Trains the built-in policy for one task: collect, train, DAgger rounds, tune, ship.
@@ -88,6 +98,9 @@ class Args:
 
     Attributes:
         task: whack, intercept, pick_place or conveyor.
+        suite: onset for one of our tasks, metaworld for one policy of several of Meta-World's.
+        tasks: Meta-World's tasks, e.g. reach-v3; episodes are counted for each of them. Nothing
+            is tuned there.
         episodes: Expert episodes of the first round; the task's recipe by default.
         rounds: DAgger rounds; the recipe's by default.
         round_episodes: Episodes of each round; the recipe's by default.
@@ -104,7 +117,9 @@ class Args:
         tune: Settings of tuning; its steps come from the recipe.
     """
 
-    task: str
+    task: str = ""
+    suite: Literal["onset", "metaworld"] = "onset"
+    tasks: tuple[str, ...] = ()
     episodes: int | None = None
     rounds: int | None = None
     round_episodes: int | None = None
@@ -118,21 +133,13 @@ class Args:
     out: Path = Path("runs")
     ship: bool = True
     train: TrainConfig = field(default_factory=TrainConfig)
-    tune: TrainConfig = field(
-        default_factory=lambda: TrainConfig(
-            batch=32,
-            draws=Draws(1, 1, "distil"),
-            mixture=Mixture(),
-            offsets=Offsets(count=4, d_max=MAX_DELAY),
-            rate=5e-4,
-        )
-    )
+    tune: TrainConfig = TUNE
 
 
 def make_recipe(args: Args) -> Recipe:
     """The task's recipe with what the command line overrides."""
     if args.task not in RECIPES:
-        raise OnsetError(ErrorCode.BAD_VALUE, "task", args.task, sorted(RECIPES))
+        raise OnsetError(ErrorCode.BAD_VALUE, "task", repr(args.task), sorted(RECIPES))
     given = {f.name: getattr(args, f.name) for f in dataclasses.fields(Recipe)}
     return dataclasses.replace(
         RECIPES[args.task], **{name: value for name, value in given.items() if value is not None}
@@ -140,13 +147,18 @@ def make_recipe(args: Args) -> Recipe:
 
 
 def main(args: Args) -> None:
+    if args.suite == "metaworld":
+        train_metaworld(args)
+        return
+    if args.tasks:
+        raise OnsetError(ErrorCode.BAD_VALUE, "tasks", list(args.tasks), "none without a suite")
     # Now: shipping changes the bundled weights, and with them what git says of the tree.
     commit = code_commit()
     recipe = make_recipe(args)
+    task = make_task(args.task)
     folder = args.out / args.task
     folder.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(args.threads)
-    task = make_task(args.task)
     meta = make_meta(task)
     lags = {c.name: c.lags for c in meta.robot.cameras}
 
@@ -178,7 +190,34 @@ def main(args: Args) -> None:
     tuned = make_tuned(args, recipe, trainer)
     fit(tuned, recipe.tune_steps)
     if args.ship:
-        ship(args, tuned, len(data), [folder / "log.jsonl", tuned.folder / "log.jsonl"], commit)
+        logs = {"flow": folder / "log.jsonl", "tune": tuned.folder / "log.jsonl"}
+        ship(args.task, tuned, logs, commit)
+
+
+def train_metaworld(args: Args) -> None:
+    """One policy for several of Meta-World's tasks.
+
+    Raises:
+        OnsetError: BAD_VALUE for an option that says nothing there, or what ``train`` refuses.
+    """
+    from scripts.train_metaworld import Recipe, Run, train
+
+    unused = {"task": "", "tune_steps": None, "hardness": None, "tune": TUNE}
+    given = [name for name, value in unused.items() if getattr(args, name) != value]
+    if given:
+        raise OnsetError(ErrorCode.BAD_VALUE, "suite", f"metaworld with {given}", "without them")
+    names = [f.name for f in dataclasses.fields(Recipe)]
+    recipe = {name: value for name in names if (value := getattr(args, name)) is not None}
+    run = Run(
+        tasks=args.tasks,
+        folder=args.out / args.suite,
+        workers=args.workers,
+        threads=args.threads,
+        device=args.device,
+        ship=args.ship,
+        train=args.train,
+    )
+    train(run, Recipe(**recipe))
 
 
 def make_tuned(args: Args, recipe: Recipe, trainer: Trainer) -> Trainer:
@@ -194,23 +233,6 @@ def make_tuned(args: Args, recipe: Recipe, trainer: Trainer) -> Trainer:
     else:
         tuned.start_from(trainer.folder)
     return tuned
-
-
-def ship(args: Args, trainer: Trainer, frames: int, logs: list[Path], commit: str) -> None:
-    """Copies the policy into the bundled weights, and the stages' logs into the result files."""
-    path = WEIGHTS / f"{args.task}.safetensors"
-    save_checkpoint(path, trainer.meta, trainer.average, trainer.normaliser)
-    rows = [
-        {"stage": stage, **json.loads(line)}
-        for stage, log in zip(("flow", "tune"), logs, strict=True)
-        for line in log.read_text().splitlines()
-    ]
-    last = {name: value for name, value in rows[-1].items() if name not in ("stage", "seconds")}
-    parameters = sum(p.numel() for p in trainer.average.parameters())
-    figures = {**last, "frames": frames, "parameters": parameters}
-    results = Path("docs/results") / f"train_{args.task}.json"
-    write_results(results, figures, rows, commit=commit)
-    CONSOLE.print(f"wrote {path}, {path.with_suffix('.json')} and {results}")
 
 
 def make_meta(task: Task) -> PolicyMeta:
@@ -292,36 +314,6 @@ def _collect_shard(
 
 def _infer(engine: Engine, robot: SimRobot) -> Infer:
     return lambda observation: engine.chunk(observation, robot.prompt)
-
-
-def read(data: Demonstrations, folder: Path, number: int) -> None:
-    for shard in sorted((folder / "data").glob(f"round{number}_*.npz")):
-        data.add(shard)
-    CONSOLE.print(f"{len(data)} frames in memory")
-
-
-def fit(trainer: Trainer, until: int) -> None:
-    with bar(trainer.folder.name) as progress:
-        row = progress.add_task("", total=until, completed=trainer.step, note="")
-
-        def report(step: int, figures: dict[str, float]) -> None:
-            note = "  ".join(f"{name} {value:.3g}" for name, value in figures.items())
-            progress.update(row, completed=step, note=note)
-            if step % 100 == 0:
-                progress.console.print(f"step {step}: {note}")
-
-        trainer.run(until, report)
-
-
-def bar(title: str) -> Progress:
-    return Progress(
-        TextColumn(title),
-        BarColumn(),
-        TextColumn("{task.completed}/{task.total}"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-        console=CONSOLE,
-    )
 
 
 if __name__ == "__main__":
