@@ -8,7 +8,6 @@ done: an interrupted run goes on where it was.
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,21 +19,19 @@ from rich.progress import track
 
 from controller.errors import OnsetError
 from controller.types import Observation
+from scripts.cache_run import fit
 from scripts.results import code_commit, write_results
 from sim.env import SimRobot
 from sim.rollout import loop_config, run_episode
 from sim.tasks import make_task
-from vla.cache.config import CacheConfig
-from vla.cache.patches import Patcher
-from vla.cache.selector import WEIGHTS, SelectorMeta
+from vla.cache.selector import WEIGHTS
 from vla.checkpoint import Checkpoint, load_checkpoint
 from vla.engine import Engine
-from vla.train.cache import CacheTrainer, CacheTraining, Rollout
+from vla.train.blended import BlendedBuiltIn, Rollout
+from vla.train.cache import CacheTraining
 
 CONSOLE = Console()
 FIRST_SEED = 3_000_000  # evaluation seeds are below, those of the policies' training too
-LOG_EVERY, SAVE_EVERY = 10, 25
-ON_THE_ARM = 0.99  # quantile of a camera's changed patches that tells whether it moves
 
 
 @dataclass(frozen=True)
@@ -68,29 +65,10 @@ def main(args: Args) -> None:
     commit = code_commit()
     torch.set_num_threads(args.threads)
     checkpoint = load_checkpoint(Path(args.policy or args.task))
-    folder = args.out / checkpoint.meta.name
+    name, folder = checkpoint.meta.name, args.out / checkpoint.meta.name
     rollouts = collect(args, checkpoint, folder / "rollouts")
-    trainer = CacheTrainer(checkpoint, args.train, rollouts)
-    if trainer.resume(folder):
-        CONSOLE.print(f"resumed {folder} at step {trainer.step}")
-    model = checkpoint.meta.model
-    rows = model.grid**2 * len(model.cameras)
-    moving = moving_cameras(checkpoint, rollouts)
-    name, digest = checkpoint.meta.name, checkpoint.digest
-    meta = SelectorMeta(name, digest, rows, args.train.budget, moving)
-    log_path = folder / "log.json"
-    log = json.loads(log_path.read_text()) if trainer.step and log_path.is_file() else []
-    log = [row for row in log if row["step"] <= trainer.step]
-    while trainer.step < args.train.steps:
-        row = trainer.train_step()
-        if trainer.step % LOG_EVERY == 0 or trainer.step == args.train.steps:
-            log.append({"step": trainer.step, **row})
-            text = "  ".join(f"{k} {v:.4f}" for k, v in row.items())
-            CONSOLE.print(f"{args.task} {trainer.step:5d}  {text}")
-        if trainer.step % SAVE_EVERY == 0 or trainer.step == args.train.steps:
-            log_path.parent.mkdir(parents=True, exist_ok=True)
-            log_path.write_text(json.dumps(log))
-            trainer.save(folder, meta)
+    policy = BlendedBuiltIn(checkpoint)
+    trainer, meta, log = fit(policy, name, checkpoint.digest, args.train, rollouts, folder)
     if args.ship:
         trainer.heads.selector(meta).save(WEIGHTS / f"{args.policy or args.task}.safetensors")
     if args.json is not None:
@@ -135,24 +113,6 @@ def _record(robot: SimRobot, engine: Engine, seed: int, execute_steps: int, path
         **arrays,
     )
     fresh.replace(path)
-
-
-def moving_cameras(checkpoint: Checkpoint, rollouts: list[Rollout]) -> tuple[str, ...]:
-    """Cameras on the arm: ordinary motion changes as much of their picture as a cut would."""
-    model, limits = checkpoint.meta.model, CacheConfig()
-    found = []
-    for name, lags in zip(model.cameras, model.lags, strict=True):
-        patcher = Patcher((name,), (lags,), model.patch, model.grid)
-        shares = []
-        for rollout in rollouts[:20]:
-            cuts = [patcher.cut({name: frames}) for frames in rollout.frames[name]]
-            for before, after in zip(cuts, cuts[1:], strict=False):
-                changed = patcher.changes(after, before)[:, 3] > limits.cut_level
-                shares.append(changed.mean())
-        if np.quantile(shares, ON_THE_ARM) > limits.cut_share:
-            found.append(name)
-        CONSOLE.print(f"{name}: changed patches, p50/p99/max {np.quantile(shares, [0.5, 0.99, 1])}")
-    return tuple(found)
 
 
 if __name__ == "__main__":

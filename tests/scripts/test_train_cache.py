@@ -6,12 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
-from scripts.train_cache import Args, main, moving_cameras
+from scripts.train_cache import Args, main
 from vla.cache.config import CacheConfig, CacheMode
 from vla.cache.encoder import CachedEncoder
 from vla.cache.selector import load_selector
 from vla.checkpoint import load_checkpoint
-from vla.train.cache import CacheTraining, Rollout
+from vla.train.blended import BlendedBuiltIn, Rollout
+from vla.train.cache import CacheTraining, moving_cameras
 
 BRIEF = CacheTraining(align=1, steps=2, batch=2, frames=2)
 
@@ -38,4 +39,6 @@ def test_a_camera_on_the_arm_is_told_by_how_much_changes() -> None:
         "wrist": rng.integers(0, 256, (6, 1, 96, 96, 3), dtype=np.uint8),
     }
     rollout = Rollout("any", np.zeros((6, 12), np.float32), frames)
-    assert moving_cameras(checkpoint, [rollout]) == ("wrist",)
+    moving, quantiles = moving_cameras(BlendedBuiltIn(checkpoint), [rollout])
+    assert moving == ("wrist",)
+    assert quantiles["front"] == (0.0, 0.0, 0.0)

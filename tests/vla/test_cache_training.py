@@ -26,7 +26,8 @@ from vla.cache.selector import (
     token_features,
 )
 from vla.checkpoint import load_checkpoint
-from vla.train.cache import CacheTrainer, CacheTraining, Rollout
+from vla.train.blended import BlendedBuiltIn, Rollout
+from vla.train.cache import CacheTrainer, CacheTraining
 
 BRIEF = CacheTraining(align=2, steps=5, batch=3, frames=2)
 
@@ -76,7 +77,9 @@ def test_the_mask_is_hard_and_takes_the_best_with_forced_rows_first() -> None:
 def test_the_predictor_learns_from_the_task_alone(tiny) -> None:
     """With the budget's weight at zero its gradient is not: a count moves rows in and out."""
     generator = torch.Generator().manual_seed(0)
-    trainer = CacheTrainer(tiny, replace(BRIEF, align=0, budget_weight=0.0), rollouts())
+    trainer = CacheTrainer(
+        BlendedBuiltIn(tiny), replace(BRIEF, align=0, budget_weight=0.0), rollouts()
+    )
     trainer.train_step()
     for parameter in (trainer.heads.ratio_leave.weight, trainer.heads.enter.weight):
         assert parameter.grad is not None
@@ -96,7 +99,7 @@ def test_the_predictor_learns_from_the_task_alone(tiny) -> None:
 
 def test_the_policy_stays_as_it_was(tiny) -> None:
     before = {n: t.clone() for n, t in tiny.model.state_dict().items()}
-    trainer = CacheTrainer(tiny, BRIEF, rollouts())
+    trainer = CacheTrainer(BlendedBuiltIn(tiny), BRIEF, rollouts())
     for _ in range(4):
         trainer.train_step()
     assert all(torch.equal(t, before[n]) for n, t in tiny.model.state_dict().items())
@@ -104,9 +107,8 @@ def test_the_policy_stays_as_it_was(tiny) -> None:
 
 def test_the_effect_of_a_row_is_how_the_chunk_moves_without_it(tiny) -> None:
     """To first order: rows are reverted a little, one by one."""
-    trainer = CacheTrainer(tiny, BRIEF, rollouts())
-    drawn = rollouts()[:1]
-    before, after = trainer._inputs(drawn, [0]), trainer._inputs(drawn, [1])
+    policy, drawn = BlendedBuiltIn(tiny), rollouts()[:1]
+    before, after = policy.inputs(drawn, [0]), policy.inputs(drawn, [1])
     with torch.no_grad():
         _, past = blended_encode(tiny.model, before)
     effect = measured_effect(tiny.model, after, past, torch.Generator().manual_seed(0), draws=400)
@@ -184,14 +186,14 @@ def test_features_are_bounded_and_grow_with_what_they_say() -> None:
 
 def test_a_resumed_run_is_the_unbroken_one(tiny, tmp_path) -> None:
     meta = SelectorMeta("tiny", tiny.digest, ROWS, 0.3)
-    whole = CacheTrainer(tiny, BRIEF, rollouts())
+    whole = CacheTrainer(BlendedBuiltIn(tiny), BRIEF, rollouts())
     for _ in range(5):
         whole.train_step()
-    first = CacheTrainer(tiny, BRIEF, rollouts())
+    first = CacheTrainer(BlendedBuiltIn(tiny), BRIEF, rollouts())
     for _ in range(3):
         first.train_step()
     first.save(tmp_path, meta)
-    second = CacheTrainer(tiny, BRIEF, rollouts())
+    second = CacheTrainer(BlendedBuiltIn(tiny), BRIEF, rollouts())
     assert second.resume(tmp_path)
     assert second.step == 3
     for _ in range(2):

@@ -7,6 +7,7 @@ give the same (tested).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
@@ -95,18 +96,43 @@ def measured_effect(
     Returns:
         Shape (B, N), at least 0, in standard deviations of an action.
     """
-    batch, config = len(inputs.state), model.config
-    past = past.detach()
+    past, config = past.detach(), model.config
+
+    def encode(mask: Tensor) -> Context:
+        return blended_encode(model, inputs, past, mask)[0]
+
+    shape = len(inputs.state), config.horizon, config.action_dim
+    every = past.images.new_ones(past.images.shape[:2])
+    return effect_of_rows(encode, model.clean, every, shape, generator, draws)
+
+
+def effect_of_rows[C](
+    encode: Callable[[Tensor], C],
+    clean: Callable[[Tensor, Tensor, C], Tensor],
+    every: Tensor,
+    shape: tuple[int, int, int],
+    generator: torch.Generator,
+    draws: int = 2,
+) -> Tensor:
+    """``measured_effect`` for any policy.
+
+    Args:
+        encode: A mask, shape (B, N), to a context.
+        clean: The clean chunk expected at a noisy one, (B, H, A), times, (B, H), and a context.
+        every: The mask of all rows: ones. Shape (B, N).
+        shape: B, H and A.
+        generator: For noise and projections.
+        draws: Projections.
+    """
     with torch.enable_grad():
-        mask = past.images.new_ones(past.images.shape[:2]).requires_grad_()
-        context, _ = blended_encode(model, inputs, past, mask)
-        shape = (batch, config.horizon, config.action_dim)
+        mask = every.clone().requires_grad_()
+        context = encode(mask)
         noise = torch.randn(shape, generator=generator)
-        clean = model.clean(noise, torch.ones(shape[:2]), context)
+        expected = clean(noise, torch.ones(shape[:2]), context)
         total = torch.zeros_like(mask)
         for number in range(draws):
             direction = torch.randn(shape, generator=generator)
-            along = (clean * direction).sum() / (shape[1] * shape[2]) ** 0.5
+            along = (expected * direction).sum() / (shape[1] * shape[2]) ** 0.5
             grad = torch.autograd.grad(along, mask, retain_graph=number + 1 < draws)[0]
             total = total + grad.square()
     return (total / draws).sqrt().detach()

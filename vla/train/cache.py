@@ -16,9 +16,10 @@ computes are computed here too.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,15 +27,14 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from vla.cache.blend import Past, blended_encode, measured_effect
+from vla.cache.blend import Past
 from vla.cache.config import SHARES, CacheConfig
 from vla.cache.heads import CacheHeads, blended_mask
-from vla.cache.patches import Patcher
 from vla.cache.selector import SelectorMeta, token_features
-from vla.checkpoint import Checkpoint
-from vla.policy import Context, PolicyInput
+from vla.train.blended import BlendedPolicy, Rollout
 
 SHARE = torch.tensor(SHARES)
+ON_THE_ARM = 0.99  # quantile of a camera's changed patches that tells whether it moves
 FLOOR = 1e-3  # effects below are alike [standard deviations of an action]
 
 
@@ -71,21 +71,6 @@ class CacheTraining:
     seed: int = 0
 
 
-@dataclass(frozen=True)
-class Rollout:
-    """Observations of one episode, in order.
-
-    Attributes:
-        prompt: The instruction.
-        state: Measured state, robot's units. Shape (T, S).
-        frames: Per camera. Shape (T, lags, h, w, 3), uint8.
-    """
-
-    prompt: str
-    state: NDArray[np.float32]
-    frames: Mapping[str, NDArray[np.uint8]]
-
-
 @dataclass
 class _Caches:
     """The caches of a batch; attributes as in ``SessionCache``, with a leading B."""
@@ -105,21 +90,16 @@ class CacheTrainer:
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, config: CacheTraining, rollouts: Sequence[Rollout]
+        self, policy: BlendedPolicy[Any, Any], config: CacheTraining, rollouts: Sequence[Rollout]
     ) -> None:
-        model = checkpoint.meta.model
-        self.config, self._checkpoint = config, checkpoint
-        self._model = checkpoint.model.requires_grad_(False)
+        self.config, self._policy = config, policy
         self._rollouts = [r for r in rollouts if len(r.state) > config.frames]
-        self._patcher = Patcher(model.cameras, model.lags, model.patch, model.grid)
-        self._rows = self._patcher.per_camera * len(model.cameras)
+        self._patcher = policy.patcher
+        self._rows = self._patcher.per_camera * len(self._patcher.cameras)
         torch.manual_seed(config.seed)
-        self.heads = CacheHeads(self._rows, model.width)
+        self.heads = CacheHeads(self._rows, policy.width)
         self._optimiser = torch.optim.AdamW(self.heads.parameters(), lr=1.0, weight_decay=1e-3)
         self.step = 0
-        robot = checkpoint.meta.robot
-        self._grippers = np.flatnonzero([d.unit == "1" for d in robot.state])
-        self._arm = np.flatnonzero([d.unit == "rad" for d in robot.state])
 
     def train_step(self) -> dict[str, float]:
         """One step; what it measured."""
@@ -147,24 +127,24 @@ class CacheTrainer:
 
     def _rollout(self, rng: np.random.Generator, generator: torch.Generator, *, aligning: bool):
         """Losses and figures of each frame of a batch of rollouts."""
-        config = self.config
+        config, policy = self.config, self._policy
         drawn = [self._rollouts[i] for i in rng.integers(len(self._rollouts), size=config.batch)]
         begins = [int(rng.integers(len(r.state) - config.frames)) for r in drawn]
         settled = torch.from_numpy(rng.random(config.batch) < config.settled)
         with torch.no_grad():
-            _, past = blended_encode(self._model, self._inputs(drawn, begins))
+            _, past = policy.encode(policy.inputs(drawn, begins))
         caches = _Caches(
             past,
-            [self._cut(r, at) for r, at in zip(drawn, begins, strict=True)],
+            [policy.cut(r, at) for r, at in zip(drawn, begins, strict=True)],
             np.zeros((config.batch, self._rows), np.int64),
             np.stack([r.state[at] for r, at in zip(drawn, begins, strict=True)]),
         )
         for number in range(1, config.frames + 1):
             places = [at + number for at in begins]
-            inputs = self._inputs(drawn, places)
-            cuts = [self._cut(r, at) for r, at in zip(drawn, places, strict=True)]
+            inputs = policy.inputs(drawn, places)
+            cuts = [policy.cut(r, at) for r, at in zip(drawn, places, strict=True)]
             tokens = self._tokens(caches, cuts, drawn, places)
-            instruction = self._instruction(inputs)
+            instruction = policy.instruction(inputs)
             scores = self.heads.scores(tokens, instruction)
             forced = self._forced(caches.ages)
             if aligning:
@@ -177,13 +157,13 @@ class CacheTrainer:
 
     def _align(
         self,
-        inputs: PolicyInput,
+        inputs: Any,
         caches: _Caches,
         scores: Tensor,
         rng: np.random.Generator,
         generator: torch.Generator,
     ) -> tuple[Tensor, dict[str, float], Tensor, Past]:
-        effect = measured_effect(self._model, inputs, caches.past, generator)
+        effect = self._policy.effect(inputs, caches.past, generator)
         # Of each frame by itself: a ranking is wanted, and frames differ in how much happens.
         target = torch.log(effect + FLOOR)
         target = 2 * (target - target.mean(-1, keepdim=True)) / (target.std(-1, keepdim=True) + 0.1)
@@ -195,12 +175,12 @@ class CacheTrainer:
         kept = effect.gather(1, scores.detach().topk(self._rows // 4, dim=-1).indices).sum(-1)
         caught = (kept / effect.sum(-1).clamp(min=1e-9)).mean()
         with torch.no_grad():
-            _, whole = blended_encode(self._model, inputs)
+            _, whole = self._policy.encode(inputs)
         return loss, {"loss": loss.item(), "caught": caught.item()}, mask, whole
 
     def _distil(
         self,
-        inputs: PolicyInput,
+        inputs: Any,
         caches: _Caches,
         scores: Tensor,
         tokens: Tensor,
@@ -215,9 +195,9 @@ class CacheTrainer:
         hard = nn.functional.one_hot(soft.argmax(-1), len(SHARES)).float()
         choice = hard + (soft - soft.detach())
         mask = blended_mask(scores, choice, config.softness, forced)
-        mixed, _ = blended_encode(self._model, inputs, caches.past, mask)
+        mixed, _ = self._policy.encode(inputs, caches.past, mask)
         with torch.no_grad():
-            dense, whole = blended_encode(self._model, inputs)
+            dense, whole = self._policy.encode(inputs)
         error = self._error(mixed, dense, generator)
         rows = (logits.softmax(-1) @ SHARE).mean()
         loss = error.mean() + config.budget_weight * (rows - config.budget).square()
@@ -230,10 +210,10 @@ class CacheTrainer:
         }
         return loss, figures, mask.detach(), whole
 
-    def _error(self, mixed: Context, dense: Context, generator: torch.Generator) -> Tensor:
+    def _error(self, mixed: Any, dense: Any, generator: torch.Generator) -> Tensor:
         """Mean square error of the clean chunk, at noise and at a random time. Shape (B,)."""
-        model, batch = self._model, len(dense.summary)
-        shape = (batch, model.horizon, model.action_dim)
+        model, batch = self._policy, self.config.batch
+        shape = (batch, *model.shape)
         noise = torch.randn(shape, generator=generator)
         ones = torch.ones(shape[:2])
         with torch.no_grad():
@@ -247,7 +227,7 @@ class CacheTrainer:
     def _keep(
         self,
         caches: _Caches,
-        inputs: PolicyInput,
+        inputs: Any,
         cuts: list[list[NDArray[np.uint8]]],
         mask: Tensor,
         whole: Past,
@@ -255,7 +235,7 @@ class CacheTrainer:
     ) -> None:
         """Moves the caches on by a frame."""
         with torch.no_grad():
-            _, past = blended_encode(self._model, inputs, caches.past, mask)
+            _, past = self._policy.encode(inputs, caches.past, mask)
         shape = settled[:, None, None, None]
         caches.past = Past(
             tuple(torch.where(shape, w, p) for w, p in zip(whole.keys, past.keys, strict=True)),
@@ -284,8 +264,8 @@ class CacheTrainer:
             token_features(
                 self._patcher.changes(cut, reference),
                 ages + 1,
-                float(far[self._arm].max(initial=0)),
-                float(far[self._grippers].max(initial=0)),
+                float(far[self._policy.arm].max(initial=0)),
+                float(far[self._policy.grippers].max(initial=0)),
             )
             for cut, reference, ages, far in zip(
                 cuts, caches.reference, caches.ages, moved, strict=True
@@ -300,25 +280,6 @@ class CacheTrainer:
         forced = np.zeros(ages.shape, bool)
         np.put_along_axis(forced, oldest, True, axis=1)
         return torch.from_numpy(forced & (ages.max(1, keepdims=True) >= 1))
-
-    def _cut(self, rollout: Rollout, at: int) -> list[NDArray[np.uint8]]:
-        return self._patcher.cut({name: frames[at] for name, frames in rollout.frames.items()})
-
-    def _inputs(self, drawn: list[Rollout], places: list[int]) -> PolicyInput:
-        scales, tokeniser = self._checkpoint.normaliser, self._checkpoint.tokeniser
-        pairs = list(zip(drawn, places, strict=True))
-        images = {
-            name: torch.from_numpy(np.stack([r.frames[name][at] for r, at in pairs]))
-            for name in self._patcher.cameras
-        }
-        state = torch.from_numpy(np.stack([r.state[at] for r, at in pairs]))
-        tokens = torch.stack([tokeniser.encode(r.prompt) for r in drawn])
-        start = torch.zeros(len(drawn), dtype=torch.int64)
-        return PolicyInput(images, scales.state(state), tokens, start)
-
-    def _instruction(self, inputs: PolicyInput) -> Tensor:
-        with torch.no_grad():
-            return self._model.instruct(inputs.tokens)[1]
 
     def save(self, folder: Path, meta: SelectorMeta) -> None:
         """Writes the run's state, and the selector as it is."""
@@ -349,3 +310,29 @@ class CacheTrainer:
         self._optimiser.load_state_dict({"state": states, "param_groups": whole["param_groups"]})
         self.step = int(json.loads(number.read_text())["step"])
         return True
+
+
+def moving_cameras(
+    policy: BlendedPolicy[Any, Any], rollouts: Sequence[Rollout]
+) -> tuple[tuple[str, ...], dict[str, tuple[float, ...]]]:
+    """Cameras on the arm: ordinary motion changes as much of their picture as a cut would.
+
+    Args:
+        policy: Whose frames.
+        rollouts: Of it.
+
+    Returns:
+        Their names; and of each camera the median, the 99th percentile and the greatest of the
+        shares of its patches that change from frame to frame.
+    """
+    patcher, limits = policy.patcher, CacheConfig()
+    shares = []
+    for rollout in rollouts:
+        cuts = [policy.cut(rollout, at) for at in range(len(rollout.state))]
+        for before, after in zip(cuts, cuts[1:], strict=False):
+            changed = patcher.changes(after, before)[:, 3] > limits.cut_level
+            shares.append(changed.reshape(-1, patcher.per_camera).mean(1))
+    found = np.quantile(shares, [0.5, ON_THE_ARM, 1], axis=0)
+    quantiles = {name: tuple(found[:, i].tolist()) for i, name in enumerate(patcher.cameras)}
+    moving = tuple(name for name, (_, high, _) in quantiles.items() if high > limits.cut_share)
+    return moving, quantiles
