@@ -9,17 +9,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from lerobot.datasets.lerobot_dataset import LeRobotDataset
 from rich.console import Console
 
 from controller.errors import OnsetError
 from controller.loop_types import Counters
-from scripts import train
+from scripts import collect, train
 from scripts.evaluate import Args, main, plan
 from scripts.evaluate_cases import Case, Variant, conditions, make_cases
 from scripts.evaluate_report import Outcome, Report
 from scripts.evaluate_suite import suite_figures, suite_rows, suite_table, tasks_of
 from scripts.train_metaworld import Recipe, Run, make_meta
 from scripts.train_metaworld import train as train_metaworld
+from sim.collect import Noise
 from sim.rollout import Episode
 from vla.checkpoint import load_checkpoint, save_checkpoint
 from vla.models.small import SmallVLA
@@ -156,3 +158,14 @@ def test_training_refuses_what_says_nothing_there() -> None:
         train.main(train.Args(suite="metaworld", tasks=("fly-v3",)))
     with pytest.raises(OnsetError, match="none without a suite"):
         train.main(train.Args("whack", tasks=("reach-v3",)))
+
+
+def test_a_dataset_of_the_experts_stretches(tmp_path: Path) -> None:
+    root, tasks = tmp_path / "dataset", ("reach-v3", "drawer-close-v3")
+    collect.main(collect.Args(root, suite="metaworld", tasks=tasks, episodes=1, videos=False))
+    dataset = LeRobotDataset("onset/metaworld", root=root)
+    assert dataset.fps == 20
+    assert dataset[0]["expert_chunk"].shape == (16, 4)
+    assert {dataset[i]["task"] for i in range(len(dataset))} == {"reach", "drawer close"}
+    with pytest.raises(OnsetError, match="noise: given .*; allowed: the default"):
+        collect.main(collect.Args(root, suite="metaworld", tasks=tasks, noise=Noise(wander=1.0)))
