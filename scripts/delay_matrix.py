@@ -10,12 +10,14 @@ import json
 import multiprocessing
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from controller.errors import ErrorCode, OnsetError
+from controller.robot_file import load_robot
 from controller.strategy import STRATEGIES
 from scripts.delay_matrix_cells import OURS, SCENES, STALE, Cell, Job, quiet, run_job
 from scripts.delay_matrix_report import Report
@@ -44,6 +46,8 @@ class Args:
         episodes: Seeds 0 .. episodes-1 of each cell.
         reactions: Seeds of which event-to-motion is measured too.
         execute_steps: K, steps between observations, the same at every delay.
+        limits: Robot file, or the name of a bundled one, e.g. so101-sim: every strategy moves
+            smoothly within its limits, as an executor does; by default straight to each action.
         times: Where the times of prefix and expert step are recorded.
         policies: Folder with a policy for each task, as TASK_delay.safetensors or, where there is
             none, TASK.safetensors; the bundled ones by default.
@@ -64,6 +68,7 @@ class Args:
     episodes: int = 100
     reactions: int = 30
     execute_steps: int = 4
+    limits: str | None = None
     times: Path = ROOT / "docs" / "results" / "ttfa.json"
     policies: Path = WEIGHTS
     workers: int = 2
@@ -124,7 +129,7 @@ def make_cells(args: Args) -> list[Cell]:
     """The cells of the command line.
 
     Raises:
-        OnsetError: A scene or strategy is unknown.
+        OnsetError: A scene or strategy is unknown, or there is no such robot file.
     """
     names = [scene.name for scene in SCENES]
     everything = (STALE, *STRATEGIES)
@@ -135,7 +140,9 @@ def make_cells(args: Args) -> list[Cell]:
         scenes = args.scenes or ["whack", "intercept", "conveyor", "pick_place"]
         strategies = args.strategies or QUICK_STRATEGIES
         delays = tuple(d for d in delays if d in (0, 4, 8))
-    common = {"execute_steps": args.execute_steps}
+    if args.limits is not None:
+        load_robot(args.limits)  # here rather than in a worker: what is wrong is told once
+    common: dict[str, Any] = {"execute_steps": args.execute_steps, "robot": args.limits}
     cells = [
         Cell(scene, strategy, delay, **common)
         for scene in scenes

@@ -10,7 +10,9 @@ import numpy as np
 import torch
 
 from controller.forecast import Forecaster, make_forecaster
+from controller.limits import MotionLimits
 from controller.loop_types import LoopConfig, TickResult
+from controller.robot_file import load_robot
 from controller.strategy import STRATEGIES, Strategy
 from controller.types import Observation
 from scripts.evaluate_cases import hardness_options
@@ -80,6 +82,8 @@ class Cell:
         speedup: q, actions merged into one.
         execute_steps: K, steps between observations; with recorded times the least one.
         expert_steps: Expert steps of a chunk.
+        robot: Robot file, or the name of a bundled one, within whose limits the arm moves; None for
+            straight from action to action.
     """
 
     scene: str
@@ -90,6 +94,7 @@ class Cell:
     speedup: int = 1
     execute_steps: int = 4
     expert_steps: int = 5
+    robot: str | None = None
 
     @property
     def key(self) -> str:
@@ -98,6 +103,7 @@ class Cell:
         parts = [self.scene, self.strategy, how, f"k{self.execute_steps}", f"n{self.expert_steps}"]
         parts += [f"j{self.jitter:g}"] if self.jitter else []
         parts += [f"q{self.speedup}"] if self.speedup > 1 else []
+        parts += [Path(self.robot).stem] if self.robot else []
         return "-".join(parts).replace(" ", "_")
 
     @property
@@ -137,6 +143,10 @@ _robots: dict[str, SimRobot] = {}
 _engines: dict[tuple, Engine] = {}
 
 
+def _limits(cell: Cell) -> MotionLimits | None:
+    return load_robot(cell.robot).limits if cell.robot else None
+
+
 def run_job(job: Job) -> dict:
     """Runs one episode and returns its row."""
     cell, scene = job.cell, job.scene
@@ -172,11 +182,14 @@ def run_job(job: Job) -> dict:
         latency=latency,
         config=config,
         forecaster=forecaster,
+        limits=_limits(cell),
         on_tick=meter.see,
     )
     reaction = None
     if job.reaction and cell.strategy != "oracle":
-        reaction = reaction_ns(robot, stream, job.seed, latency=latency, config=config)
+        reaction = reaction_ns(
+            robot, stream, job.seed, latency=latency, config=config, limits=_limits(cell)
+        )
     return _row(job, episode, meter, reaction)
 
 
@@ -267,7 +280,9 @@ def _stale_row(job: Job, robot: SimRobot, meter: MotionMeter) -> dict:
         meter.see(result)
 
     config = loop_config(cell.execute_steps, speedup=cell.speedup, keep_velocity=True)
-    episode = run_episode(robot, whole(expert), job.seed, config=config, on_tick=on_tick)
+    episode = run_episode(
+        robot, whole(expert), job.seed, config=config, limits=_limits(cell), on_tick=on_tick
+    )
     return _row(job, episode, meter, None)
 
 

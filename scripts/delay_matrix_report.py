@@ -166,6 +166,7 @@ class Report:
                 "q": cell.speedup,
                 "execute_steps": cell.execute_steps,
                 "expert_steps": cell.expert_steps,
+                "limits": cell.robot,
                 **summary(rows),
                 "p_ours": self._against_ours(cell),
             }

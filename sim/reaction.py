@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from controller.limits import MotionLimits
 from controller.loop import ControlLoop
 from controller.loop_types import LoopConfig
 from sim.delay import DelayedLink, Latency, Stream
@@ -42,6 +43,7 @@ def reaction_ns(
     *,
     latency: Latency,
     config: LoopConfig,
+    limits: MotionLimits | None = None,
     threshold: float = THRESHOLD,
     window_ns: int = WINDOW_NS,
 ) -> int | None:
@@ -53,20 +55,26 @@ def reaction_ns(
         seed: Seeds the scene.
         latency: When the pieces of a chunk arrive.
         config: The control loop's settings.
+        limits: Move smoothly within them; by default straight from action to action.
         threshold: Difference of any measured joint that counts as a reaction [rad].
         window_ns: How long after the event a reaction is looked for [ns].
 
     Returns:
         The time, or None where no event happens or nothing differs within the window.
     """
-    with_event = _run(robot, stream, seed, latency, config, None, window_ns)
+
+    def run(ticks: int | None) -> _Run:
+        link = DelayedLink(stream, latency, seed)
+        return _run(robot, link, seed, config, limits, ticks, window_ns)
+
+    with_event = run(None)
     event_ns = with_event.event_ns
     if event_ns is None:
         return None
     robot.task.muted = True
     try:
         ticks = len(with_event.joints)
-        without = _run(robot, stream, seed, latency, config, ticks, window_ns)
+        without = run(ticks)
     finally:
         robot.task.muted = False
     # Either may end before the other, when nothing more can change its outcome.
@@ -78,17 +86,17 @@ def reaction_ns(
 
 def _run(
     robot: SimRobot,
-    stream: Stream,
+    link: DelayedLink,
     seed: int,
-    latency: Latency,
     config: LoopConfig,
+    limits: MotionLimits | None,
     ticks: int | None,
     window_ns: int,
 ) -> _Run:
     """Runs so many ticks; without a number, until the window after the first event is over."""
     task, run = robot.task, _Run()
     prompt = robot.reset(seed)
-    loop = ControlLoop(robot, DelayedLink(stream, latency, seed), config, prompt)
+    loop = ControlLoop(robot, link, config, prompt, limits=limits)
     end_ns = task.steps * robot.spec.period_ns if ticks is None else ticks * CONTROL_PERIOD_NS
     now_ns = 0
     while now_ns < end_ns and not task.done():

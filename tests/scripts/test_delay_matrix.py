@@ -22,7 +22,9 @@ from scripts.delay_matrix_cells import (
     SCENES,
     STALE,
     Cell,
+    Job,
     make_way,
+    run_job,
 )
 from scripts.delay_matrix_report import Report, paired, summary
 from sim.collect import HORIZON
@@ -87,10 +89,30 @@ def test_an_unknown_name_is_refused_with_those_that_there_are(field, quick):
         make_cells(replace(Args(quick=quick), **{field: ("whale",)}))
 
 
+def test_limits_are_those_of_a_robot_file_that_there_is():
+    assert {c.robot for c in make_cells(Args())} == {None}
+    assert {c.robot for c in make_cells(Args(limits="so101-sim"))} == {"so101-sim"}
+    with pytest.raises(OnsetError, match="so101-simm"):
+        make_cells(Args(limits="so101-simm"))
+
+
+def test_within_limits_the_arm_starts_more_softly():
+    """Of the same expert on the same seed."""
+    straight = Cell("pick_place", STALE, 0)
+    rows = [
+        run_job(Job(cell, SCENES[-1], 0, Path(), TIMES, reaction=False))
+        for cell in (straight, replace(straight, robot="so101-sim"))
+    ]
+    assert all(row["success"] for row in rows)
+    assert rows[1]["jerk"] < 0.8 * rows[0]["jerk"]
+
+
 def test_a_name_for_files_tells_everything_that_a_cell_is():
     assert Cell("whack easy", "naive", 4).key == "whack_easy-naive-d4-k4-n5"
     other = Cell("whack", OURS, None, 8.0, 0.3, 2, 6, 10)
     assert other.key == "whack-onset-x8-k6-n10-j0.3-q2"
+    assert replace(other, robot="so101-sim").key == "whack-onset-x8-k6-n10-j0.3-q2-so101-sim"
+    assert replace(other, robot="arms/mine.yaml").key == "whack-onset-x8-k6-n10-j0.3-q2-mine"
 
 
 # How a cell is run
