@@ -94,6 +94,8 @@ def check_rows(field: str, values: NDArray[np.floating], names: Sequence[str]) -
 
 
 def _as_float32(values: NDArray[np.floating]) -> Float:
+    if values.dtype == np.float32:
+        return values
     with np.errstate(over="ignore"):  # becomes infinite, which is refused
         return np.asarray(values, dtype=np.float32)
 

@@ -22,6 +22,7 @@ from controller.errors import ErrorCode, OnsetError
 from controller.link_state import LinkState, LinkStatus, StateKeeper
 from controller.mailbox import Mailbox
 from controller.messages import Description, Open, Opened
+from controller.short_slices import shorten_slices
 from controller.transport import CLIENT_OPTIONS
 from controller.types import ActionSlice, Observation, RobotSpec
 from onset.v1 import policy_pb2 as pb
@@ -148,6 +149,7 @@ class GrpcLink:
         self.close()
 
     def _run(self) -> None:
+        shorten_slices()  # before gRPC begins its threads
         asyncio.run(self._main())
 
     async def _main(self) -> None:

@@ -36,6 +36,7 @@ from controller.errors import ErrorCode, OnsetError
 from controller.link_state import LinkState, StateKeeper
 from controller.mailbox import Letter, Mailbox
 from controller.messages import Close, Notice, NoticeKind, Open, Opened, Reset, ServerMessage
+from controller.spread import helpers_for
 from controller.transport import CLIENT_OPTIONS
 from controller.types import ActionSlice, RobotSpec
 from onset.v1 import policy_pb2 as pb
@@ -77,6 +78,7 @@ class SessionRunner:
         self._open_patience = Patience(config.connect_timeout_s)
         self._connect_s = config.connect_timeout_s
         self._ledger = Ledger(stats)
+        self._helpers = helpers_for(opening.robot)
         self._writing_since: float | None = None
         self._leaving = False  # the server has said that it will leave
         self._opened_before = False
@@ -98,17 +100,18 @@ class SessionRunner:
         Raises:
             OnsetError: A fatal error of the server, or a status that reopening cannot mend.
         """
-        while not self._closing.is_set():
-            try:
-                await self._session()
-            except Lost as lost:
-                if self._closing.is_set():
-                    return
-                self._states.enter(LinkState.CONNECTING, str(lost))
-                self._tell_lost(str(lost))
-            finally:
-                self._settle()
-            await self._closes_within(self._backoff.next_s())
+        with self._helpers:
+            while not self._closing.is_set():
+                try:
+                    await self._session()
+                except Lost as lost:
+                    if self._closing.is_set():
+                        return
+                    self._states.enter(LinkState.CONNECTING, str(lost))
+                    self._tell_lost(str(lost))
+                finally:
+                    self._settle()
+                await self._closes_within(self._backoff.next_s())
 
     def _tell_lost(self, reason: str) -> None:
         """Says why a session or an attempt was lost; in one outage, each reason once."""
@@ -235,7 +238,9 @@ class SessionRunner:
             self._mailbox.keep_prompt(message)
             return
         try:
-            wire = encode_client(message.outgoing(now_ns), self._robot)
+            wire = encode_client(
+                message.outgoing(now_ns), self._robot, checked=True, helpers=self._helpers
+            )
         except OnsetError as error:
             self._stats.errors += 1
             self._stats.unsendable += 1

@@ -6,6 +6,8 @@ rest: a server does that off its event loop.
 
 from __future__ import annotations
 
+from concurrent.futures import Executor
+
 from controller.bounds import MAX_PROMPT_CHARS, check_text
 from controller.codec_observation import (
     check_observation,
@@ -46,14 +48,28 @@ __all__ = [
 ]
 
 
-def encode_client(message: ClientMessage, robot: RobotSpec) -> pb.ClientMessage:
+def encode_client(
+    message: ClientMessage,
+    robot: RobotSpec,
+    *,
+    checked: bool = False,
+    helpers: Executor | None = None,
+) -> pb.ClientMessage:
     """Encodes what a robot sends.
+
+    Args:
+        message: What is to be sent.
+        robot: What was agreed.
+        checked: Whether it is an observation that ``check_observation`` has passed already.
+        helpers: Threads that compress its frames as well; this one alone when None.
 
     Raises:
         OnsetError: A field is not allowed; it names the field.
     """
     if isinstance(message, Observation):
-        return pb.ClientMessage(observation=encode_observation(message, robot))
+        if not checked:
+            check_observation(message, robot)
+        return pb.ClientMessage(observation=encode_observation(message, robot, helpers))
     if isinstance(message, Open):
         return pb.ClientMessage(open=encode_open(message))
     if isinstance(message, Reset):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
 
 import numpy as np
 
@@ -19,7 +20,8 @@ from controller.bounds import (
 from controller.codec_robot import ENCODING_FROM_PB, ENCODING_TO_PB, from_enum
 from controller.errors import ErrorCode, OnsetError
 from controller.frames import check_bytes, decode_image, encode_image
-from controller.types import CameraSpec, Float, Image, Observation, RobotSpec
+from controller.spread import spread
+from controller.types import Float, FrameEncoding, Image, Observation, RobotSpec
 from onset.v1 import policy_pb2 as pb
 
 
@@ -45,13 +47,28 @@ def check_observation(observation: Observation, robot: RobotSpec) -> None:
             )
 
 
-def encode_observation(observation: Observation, robot: RobotSpec) -> pb.Observation:
-    """Encodes an observation, frames as the robot's cameras say.
+def encode_observation(
+    observation: Observation, robot: RobotSpec, helpers: Executor | None = None
+) -> pb.Observation:
+    """Encodes an observation that ``check_observation`` has passed, frames as the cameras say.
+
+    Args:
+        observation: What is to be sent.
+        robot: What was agreed.
+        helpers: Threads that compress frames as well; this one alone when None.
 
     Raises:
-        OnsetError: As ``check_observation``, or a frame is past MAX_FRAME_BYTES.
+        OnsetError: A frame is past MAX_FRAME_BYTES.
     """
-    check_observation(observation, robot)
+    shots = [
+        (camera, lag, image)
+        for camera in robot.cameras
+        for lag, image in zip(camera.lags, observation.frames[camera.name], strict=True)
+    ]
+    compressed = any(camera.encoding is not FrameEncoding.RAW for camera in robot.cameras)
+    encoded = spread(
+        lambda shot: encode_image(shot[2], shot[0].encoding), shots, helpers if compressed else None
+    )
     message = pb.Observation(
         id=observation.id,
         step=observation.step,
@@ -68,10 +85,9 @@ def encode_observation(observation: Observation, robot: RobotSpec) -> pb.Observa
                 encoding=ENCODING_TO_PB[camera.encoding],
                 height=camera.height,
                 width=camera.width,
-                data=encode_image(image, camera.encoding),
+                data=data,
             )
-            for camera in robot.cameras
-            for lag, image in zip(camera.lags, observation.frames[camera.name], strict=True)
+            for (camera, lag, _), data in zip(shots, encoded, strict=True)
         ],
     )
     if observation.forecast is not None:
@@ -190,8 +206,15 @@ def _check_frame_heads(message: pb.Observation, robot: RobotSpec) -> None:
         )
 
 
-def decode_frames(message: pb.Observation, robot: RobotSpec) -> Mapping[str, Image]:
+def decode_frames(
+    message: pb.Observation, robot: RobotSpec, helpers: Executor | None = None
+) -> Mapping[str, Image]:
     """Decodes the frames of an observation that ``decode_observation`` has passed.
+
+    Args:
+        message: As received.
+        robot: What was agreed.
+        helpers: Threads that decode as well; this one alone when None.
 
     Returns:
         Per camera, its frames in the order of ``CameraSpec.lags``: uint8 RGB.
@@ -200,21 +223,23 @@ def decode_frames(message: pb.Observation, robot: RobotSpec) -> Mapping[str, Ima
     Raises:
         OnsetError: BAD_FRAME or TOO_LARGE; it carries the observation's id.
     """
+    cameras = {camera.name: camera for camera in robot.cameras}
+    frames = {
+        camera.name: np.empty((len(camera.lags), camera.height, camera.width, 3), np.uint8)
+        for camera in robot.cameras
+    }
+
+    def decode(frame: pb.Frame) -> None:
+        camera, encoding = cameras[frame.camera], ENCODING_FROM_PB[frame.encoding]
+        image = decode_image(f"{_where(frame)}.data", frame.data, encoding, camera)
+        frames[frame.camera][camera.lags.index(frame.lag)] = image
+
     try:
-        return {camera.name: _decode_camera(message, camera) for camera in robot.cameras}
+        spread(decode, message.frames, helpers)
     except OnsetError as error:
         error.observation_id = message.id
         raise
-
-
-def _decode_camera(message: pb.Observation, camera: CameraSpec) -> Image:
-    images = np.empty((len(camera.lags), camera.height, camera.width, 3), dtype=np.uint8)
-    for frame in message.frames:
-        if frame.camera == camera.name:
-            encoding = ENCODING_FROM_PB[frame.encoding]
-            image = decode_image(f"{_where(frame)}.data", frame.data, encoding, camera)
-            images[camera.lags.index(frame.lag)] = image
-    return images
+    return frames
 
 
 def _where(frame: pb.Frame) -> str:

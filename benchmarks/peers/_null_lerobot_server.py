@@ -28,12 +28,15 @@ class Args:
         features: Dataset features of the robot, as JSON.
         actions: Action dimensions.
         chunk: Actions in a chunk.
+        side: Height and width of the images that the policy takes [px], to which the server scales
+            frames; the camera's own when 0.
         port: Port to listen at; 0 takes a free one.
     """
 
     features: str
     actions: int = 14
     chunk: int = 50
+    side: int = 0
     port: int = 0
 
 
@@ -42,7 +45,7 @@ def main(args: Args) -> int:
     # No wait that stretches inference to 33 ms, which is LeRobot's default.
     peer: Any = PolicyServer(PolicyServerConfig(inference_latency=0.0))
     images = {
-        name: SimpleNamespace(shape=(3, *f["shape"][:2]))
+        name: SimpleNamespace(shape=(3, *((args.side,) * 2 if args.side else f["shape"][:2])))
         for name, f in features.items()
         if f["dtype"] == "image"
     }

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import tyro
 
+from benchmarks.peers._frames import HEIGHT, WIDTH
 from benchmarks.peers._robots import robot
 from controller.messages import Description
 from controller.strategy import Strategy
@@ -31,11 +32,13 @@ class Args:
     Attributes:
         actions: State and action dimensions.
         chunk: Actions in a chunk.
+        side: Height and width of the frames that the policy takes [px]; the camera's own when 0.
         port: Port to listen at; 0 takes a free one.
     """
 
     actions: int = 14
     chunk: int = 50
+    side: int = 0
     port: int = 0
 
 
@@ -74,7 +77,8 @@ class Nothing:
 def main(args: Args) -> int:
     config = ServeConfig(port=args.port)
     ready = lambda at: print("serving no model at", at, flush=True)  # noqa: E731
-    return 0 if asyncio.run(serve(Nothing(robot(args.actions), args.chunk), config, ready)) else 1
+    taken = robot(args.actions, args.side or HEIGHT, args.side or WIDTH)
+    return 0 if asyncio.run(serve(Nothing(taken, args.chunk), config, ready)) else 1
 
 
 if __name__ == "__main__":

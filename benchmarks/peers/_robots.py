@@ -13,10 +13,10 @@ CAMERAS = ("front", "wrist")
 PERIOD_NS = 33_333_333
 
 
-def robot(dimensions: int, encoding: FrameEncoding = FrameEncoding.JPEG) -> RobotSpec:
-    """A robot with as many joints, and two cameras."""
+def robot(dimensions: int, height: int = HEIGHT, width: int = WIDTH) -> RobotSpec:
+    """A robot with as many joints, and two cameras whose frames travel in this size as JPEG."""
     joints = tuple(Dimension(f"joint{i}.pos", "rad", -9.0, 9.0) for i in range(dimensions))
-    cameras = tuple(CameraSpec(name, HEIGHT, WIDTH, encoding) for name in CAMERAS)
+    cameras = tuple(CameraSpec(name, height, width, FrameEncoding.JPEG) for name in CAMERAS)
     return RobotSpec("two cameras", joints, joints, cameras, PERIOD_NS)
 
 

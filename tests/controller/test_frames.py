@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from controller.errors import ErrorCode, OnsetError
-from controller.frames import decode_image, encode_image
+from controller.frames import decode_image, encode_image, fit_image
 from controller.types import CameraSpec, FrameEncoding
 
 CAMERA = CameraSpec("front", 48, 64)
@@ -89,3 +89,20 @@ def test_random_damage_is_refused_or_gives_an_image_of_the_right_size():
             except OnsetError as error:
                 codes.add(error.code)
     assert codes == {ErrorCode.BAD_FRAME}
+
+
+@pytest.mark.parametrize("size", [(24, 32), (20, 20), (96, 64), (48, 64), (11, 61)])
+def test_a_fitted_image_has_the_size_and_what_stood_where(size):
+    fitted = fit_image(gradient(), *size)
+    assert fitted.shape == (*size, 3)
+    assert fitted.dtype == np.uint8
+    for channel, axis in ((0, 0), (1, 1)):  # red still grows downwards, green to the right
+        rising = fitted[..., channel].astype(float).mean(axis=1 - axis)
+        assert np.allclose(rising, np.linspace(rising[0], rising[-1], len(rising)), atol=3)
+        assert rising[-1] - rising[0] > 225
+
+
+def test_fine_texture_becomes_its_mean_and_no_false_pattern():
+    stripes = np.zeros((96, 128, 3), np.uint8)
+    stripes[:, ::2] = 200
+    assert np.all(fit_image(stripes, 32, 42) == 100)

@@ -35,6 +35,7 @@ class ServeConfig:
         max_sessions: How many robots at a time.
         drain_s: Longest wait for answers under way when the server leaves [s].
         metrics_every_s: How often the counts are logged [s].
+        keep_awake: Whether processors may not sleep while a session is open; costs power.
         cache: Which image tokens are reused; none by default.
     """
 
@@ -50,6 +51,7 @@ class ServeConfig:
     max_sessions: int = 64
     drain_s: float = 10.0
     metrics_every_s: float = 60.0
+    keep_awake: bool = True
     cache: CacheConfig = field(default_factory=CacheConfig)
 
 

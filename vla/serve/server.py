@@ -23,7 +23,9 @@ from google.protobuf.message import DecodeError
 from controller.codec import encode_description
 from controller.errors import ErrorCode, OnsetError
 from controller.messages import Description
+from controller.short_slices import shorten_slices
 from controller.transport import SERVER_OPTIONS
+from controller.wakeful import Wakeful
 from onset.v1 import policy_pb2 as pb
 from vla.checkpoint import Checkpoint
 from vla.serve.config import ServeConfig, check_config
@@ -91,6 +93,7 @@ class PolicyServer:
             self.metrics,
             ThreadPoolExecutor(config.decode_threads, thread_name_prefix="onset-decode"),
             config.max_sessions,
+            Wakeful() if config.keep_awake else None,
         )
         self._server: grpc.aio.Server | None = None
 
@@ -107,6 +110,8 @@ class PolicyServer:
         """
         self._loop = asyncio.get_running_loop()
         await asyncio.wrap_future(self._runner.start())
+        # For this thread and gRPC's, which follow; the model's has begun and has its usual ones.
+        shorten_slices()
         self._server = grpc.aio.server(options=_OPTIONS)
         self._server.add_generic_rpc_handlers((_handlers(self),))
         host = f"[{self.config.host}]" if ":" in self.config.host else self.config.host

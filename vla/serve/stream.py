@@ -1,7 +1,7 @@
 """One robot's stream, from Open to its end. Lives in the event loop.
 
-Compressed and large frames are decoded off it. Small raw ones are only copied, which takes less
-time than to tell another thread of them.
+Frames are decoded off it, several at a time. Small ones are decoded here, which takes less time
+than to tell another thread of them and to hear of it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
 import cv2
@@ -30,6 +30,7 @@ from controller.messages import (
     ServerMessage,
 )
 from controller.types import ActionSlice, Image, Observation, RobotSpec
+from controller.wakeful import Wakeful
 from onset.v1 import policy_pb2 as pb
 from vla.serve.metrics import Metrics
 from vla.serve.outbox import Outbox
@@ -40,7 +41,9 @@ from vla.serve.session import Session, check_strategy
 
 _log = logging.getLogger(__name__)
 
-_INLINE_BYTES = 512 * 1024  # copied in about as long as a thread takes to wake up
+# What is decoded in about as long as two threads take to wake up.
+_RAW_INLINE_BYTES = 512 * 1024
+_COMPRESSED_INLINE_BYTES = 128 * 1024  # of pixels: a frame of 209 x 209
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,7 @@ class Shared:
         metrics: Counts.
         decoders: Threads that decode frames.
         max_sessions: How many robots at a time.
+        wakeful: Keeps processors awake while a session is open; None where they may sleep.
         draining: Whether the server is about to leave.
         streams: Open streams by key.
     """
@@ -75,8 +79,14 @@ class Shared:
     metrics: Metrics
     decoders: ThreadPoolExecutor
     max_sessions: int
+    wakeful: Wakeful | None = None
     draining: bool = False
     streams: dict[int, SessionStream] = field(default_factory=dict)
+
+    def sessions_changed(self) -> None:
+        """A session has been opened or has ended."""
+        if self.wakeful is not None:
+            self.wakeful.keep(any(stream.is_open for stream in self.streams.values()))
 
 
 class SessionStream:
@@ -132,6 +142,7 @@ class SessionStream:
                 self._session.observations,
             )
             self._session = None
+            self._shared.sessions_changed()
         self._idle.set()
 
     async def _read(self, requests: AsyncIterator[pb.ClientMessage | Malformed]) -> None:
@@ -188,6 +199,7 @@ class SessionStream:
         check_strategy(opening.strategy, description.strategies)
         self._session = Session.opened(opening)
         shared.metrics.sessions += 1
+        shared.sessions_changed()
         _log.info("session %d opened by %s", self._key, opening.robot_id)
         robot = opening.robot
         self._put(
@@ -238,11 +250,12 @@ class SessionStream:
         session.outstanding.add(observation.id)
         self._idle.clear()
         try:
-            if _only_copied(wire):
+            decoders = self._shared.decoders
+            if _is_small(wire):
                 frames, decode_ns = _decode(wire, session.robot)
             else:
                 frames, decode_ns = await asyncio.get_running_loop().run_in_executor(
-                    self._shared.decoders, _decode, wire, session.robot
+                    decoders, _decode, wire, session.robot, decoders
                 )
         except OnsetError:
             self._answered(session, observation.id)
@@ -361,19 +374,25 @@ class SessionStream:
         return encoded
 
 
-def _only_copied(wire: pb.Observation) -> bool:
-    """Whether to decode the frames is but to copy them, and they are small."""
-    return (
-        all(frame.encoding == pb.FRAME_ENCODING_RAW for frame in wire.frames)
-        and sum(3 * frame.height * frame.width for frame in wire.frames) <= _INLINE_BYTES
-    )
+def _is_small(wire: pb.Observation) -> bool:
+    """Whether the frames are decoded before another thread would have begun."""
+    raw = compressed = 0
+    for frame in wire.frames:
+        size = 3 * frame.height * frame.width
+        if frame.encoding == pb.FRAME_ENCODING_RAW:
+            raw += size
+        else:
+            compressed += size
+    return raw <= _RAW_INLINE_BYTES and compressed <= _COMPRESSED_INLINE_BYTES
 
 
-def _decode(wire: pb.Observation, robot: RobotSpec) -> tuple[Mapping[str, Image], int]:
+def _decode(
+    wire: pb.Observation, robot: RobotSpec, helpers: Executor | None = None
+) -> tuple[Mapping[str, Image], int]:
     """Frames by camera, and how long they took [ns]. May run on a decoding thread."""
     began_ns = time.monotonic_ns()
     try:
-        frames = decode_frames(wire, robot)
+        frames = decode_frames(wire, robot, helpers)
     except cv2.error as error:
         raise OnsetError(
             ErrorCode.BAD_FRAME,
