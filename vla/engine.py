@@ -19,6 +19,7 @@ from controller.strategy import STRATEGIES, Strategy
 from controller.types import CacheFigures, Observation
 from vla.cache.config import CacheConfig
 from vla.cache.encoder import Asked, CachedEncoder, Whose
+from vla.cache.prefix import PrefixEncoder
 from vla.cache.selector import Selector
 from vla.checkpoint import Checkpoint
 from vla.chunking import ChunkMemory, Condition, make_condition
@@ -71,6 +72,7 @@ class Engine:
         device: torch.device | None = None,
         cache: CacheConfig | None = None,
         selector: Selector | None = None,
+        prefix: PrefixEncoder | None = None,
     ) -> None:
         """Args:
         checkpoint: The policy.
@@ -82,6 +84,7 @@ class Engine:
         device: The CPU by default.
         cache: Which image tokens are reused; none by default.
         selector: Chooses them in the learned mode.
+        prefix: Of this checkpoint's model on this device, where another engine has one already.
 
         Raises:
             OnsetError: The checkpoint does not offer the schedule, a value is out of range, or the
@@ -98,7 +101,7 @@ class Engine:
         self.checkpoint = checkpoint
         self.device = device or torch.device("cpu")
         self._model = checkpoint.model.to(self.device).eval()
-        self._encoder = CachedEncoder(checkpoint, cache or CacheConfig(), selector, seed)
+        self._encoder = CachedEncoder(checkpoint, cache or CacheConfig(), selector, seed, prefix)
         self._unsettled: list[Whose] = []
         self._seed, self._executed = seed, executed
         self._name = schedule
@@ -174,15 +177,15 @@ class Engine:
             prefix = prefix.to(self.device)
         if guide is not None:
             guide = guide.to(self.device)
-        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + observation.id)
-        shape = (1, self._model.horizon, self._model.action_dim)
-        noise = torch.randn(shape, generator=generator).to(self.device)
         start_step = observation.step + condition.start
         with torch.inference_mode():
             context, figures = self._encoder.encode(whose, asked)
             if self.device.type == "cuda":
                 torch.cuda.synchronize(self.device)  # so that its time is its own
         encoded = time.perf_counter_ns()
+        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + observation.id)
+        shape = (1, self._model.horizon, self._model.action_dim)
+        noise = torch.randn(shape, generator=generator).to(self.device)
         # What is left out makes all that follows come as many steps earlier.
         first = condition.prefix_length + condition.left_out
         for ripe in sampler.run(context, noise, prefix, guide):

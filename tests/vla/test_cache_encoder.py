@@ -63,7 +63,7 @@ def test_reused_rows_stay_and_active_ones_read_all_of_them(tiny, mode) -> None:
     cached = encoder(tiny, mode, 0.5)
     before, _ = encode(cached, scene(0))
     model, layers = tiny.model, tiny.meta.model.depth
-    images = cached.store.get("a").slot.images[None, :, :-2].clone()
+    images = cached.prefix.seen(cached.store.get("a").slot)[None]
     context, figures = encode(cached, scene(1, moved=2))
     assert figures.rows_computed == ROWS // 2
     mask = torch.zeros(1, ROWS)
@@ -173,22 +173,22 @@ def test_a_crash_in_the_middle_of_an_update_leaves_the_old_cache(tiny, monkeypat
     cached = encoder(tiny, "pixel", 0.5)
     encode(cached, scene(0))
     cache = cached.store.get("a")
-    before = [t.clone() for t in (cache.slot.keys_values, cache.slot.images, cache.slot.feature)]
+    before = [t.clone() for t in (cache.slot.keys_values, cache.slot.images, cache.slot.found)]
     ages, reference = cache.ages.copy(), [p.copy() for p in cache.reference]
-    whole, calls = cached._prefix._layers[-1].write, []
+    whole, calls = cached.prefix._last.write, []
 
     def broken(*arguments) -> None:
         calls.append(1)
         if len(calls) == 1:
             raise RuntimeError("out of memory")
-        now = [cache.slot.keys_values, cache.slot.images, cache.slot.feature]
+        now = [cache.slot.keys_values, cache.slot.images, cache.slot.found]
         assert all(torch.equal(a, b) for a, b in zip(now, before, strict=True))
         assert np.array_equal(cache.ages, ages)
         assert all(np.array_equal(a, b) for a, b in zip(cache.reference, reference, strict=True))
         whole(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(cached._prefix._layers[-1], "write", broken)
+        patch.setattr(cached.prefix._last, "write", broken)
         context, figures = encode(cached, scene(1))
     assert figures.dense_reason == DenseReason.ERROR
     assert len(calls) == 2
@@ -204,7 +204,7 @@ def test_an_encoding_that_never_works_leaves_the_old_cache_too(tiny, monkeypatch
         raise RuntimeError("out of memory")
 
     with monkeypatch.context() as patch:
-        patch.setattr(cached._prefix._layers[-1], "write", broken)
+        patch.setattr(cached.prefix._last, "write", broken)
         with pytest.raises(RuntimeError, match="memory"):
             encode(cached, scene(1))
     again = replace(scene(0), id=2, step=4)

@@ -1,8 +1,8 @@
 """Encodes one robot's observation, computing again what is to be.
 
-    observation --> rules --(a reason)--> all rows ------------> shadow slot --swap--> session
-                      |                                              ^
-                      +--> differences --> selector --> some rows ---+  (a copy of the session's)
+    observation --> chooser --(a reason)--> all rows ---> shadow slot --swap--> session
+                      |                                     ^
+                      +----> some rows ---------------------+  (a copy of the session's)
 
 Nothing of a session is changed before an update is complete: rows are written into a shadow slot,
 which is exchanged for the session's own at the end. There is one shadow for all sessions, so one
@@ -15,34 +15,26 @@ import logging
 import time
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from controller.errors import ErrorCode, OnsetError
 from controller.types import CacheFigures, Observation
 from vla.cache.blend import Past, measured_effect
-from vla.cache.config import (
-    RECOVERY_AGE,
-    SHARES,
-    CacheConfig,
-    CacheMode,
-    DenseReason,
-    row_counts,
-)
-from vla.cache.patches import Patcher
-from vla.cache.prefix import Cancelled, PrefixEncoder, PromptRows
-from vla.cache.rules import Identity, Seen, is_cut, order_reason
-from vla.cache.selector import Selector, token_features
+from vla.cache.choice import Array, Choice, Chooser
+from vla.cache.config import CacheConfig, CacheMode, DenseReason
+from vla.cache.patches import Bytes, Patcher
+from vla.cache.prefix import Cancelled, PrefixEncoder, PromptRows, Slot
+from vla.cache.rules import Identity, Seen
+from vla.cache.selector import Selector
 from vla.cache.store import CacheStore, SessionCache
 from vla.checkpoint import Checkpoint
 from vla.policy import Context, PolicyInput
 from vla.transforms import frames_to_tensor
 
 _log = logging.getLogger(__name__)
-
-Array = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -81,6 +73,7 @@ class CachedEncoder:
     Attributes:
         config: Its settings.
         store: The sessions' caches.
+        prefix: What computes the rows.
         chosen: The rows that the last call computed, increasing. Shape (M,), int64.
         choice_ns: How long the last choice of rows took, differences included [ns].
         encode_cpu_ns: The processor's time of the last ``encode`` [ns].
@@ -92,36 +85,32 @@ class CachedEncoder:
         config: CacheConfig,
         selector: Selector | None = None,
         seed: int = 0,
+        prefix: PrefixEncoder | None = None,
     ) -> None:
         """Args:
         checkpoint: The policy, its model on the device where it runs.
         config: Settings.
         selector: For the learned mode; it also knows which cameras are on the arm.
         seed: Of the random mode and the oracle's noise.
+        prefix: Of this checkpoint's model, where another encoder has one already.
 
         Raises:
             OnsetError: BAD_VALUE: the learned mode without a selector, or with another policy's.
         """
-        self.config, self._checkpoint, self._selector = config, checkpoint, selector
-        self._prefix = PrefixEncoder(checkpoint.model)
-        self._rows, self._counts = self._prefix.rows, row_counts(self._prefix.rows)
-        if config.mode is CacheMode.LEARNED:
-            _check_selector(selector, checkpoint, self._rows)
-        model, robot = checkpoint.meta.model, checkpoint.meta.robot
+        model = checkpoint.meta.model
+        self.config, self._checkpoint, self._seed = config, checkpoint, seed
+        self.prefix = prefix or PrefixEncoder(checkpoint.model)
         self._patcher = Patcher(model.cameras, model.lags, model.patch, model.grid)
+        self._chooser = Chooser(checkpoint, config, selector, self._patcher, seed)
+        self._all = np.arange(self.prefix.rows)
+        self._texts = np.arange(self.prefix.rows, self.prefix.rows + self.prefix.texts)
+        self._ends = self.prefix.patches * np.arange(1, len(model.cameras))
         self.store = CacheStore(config.budget)
-        self._shadow = self._prefix.slot()
+        self._shadow = self.prefix.slot()
         self._shadows: SessionCache | None = None  # whose copy the shadow is
+        self._buffers: dict[Hashable, Slot] = {}  # of sessions, where the cache is off
         self._prompts: dict[str, PromptRows] = {}
-        self._grippers = np.flatnonzero([d.unit == "1" for d in robot.state])
-        self._arm = np.flatnonzero([d.unit == "rad" for d in robot.state])
-        moving = selector.meta.moving if selector is not None else ()
-        shares = [np.inf if name in moving else config.cut_share for name in model.cameras]
-        self._cut_shares = np.array(shares, np.float32)
-        self._texts = np.arange(self._rows, self._rows + self._prefix.texts)
-        self._recovered = config.recovered(self._rows)
-        self._seed = seed
-        self.chosen: NDArray[np.int64] = np.arange(self._rows)
+        self.chosen: NDArray[np.int64] = self._all
         self.choice_ns = self.encode_cpu_ns = 0
 
     def encode(self, whose: Whose | None, asked: Asked) -> tuple[Context, CacheFigures]:
@@ -141,105 +130,49 @@ class CachedEncoder:
         patches = self._patcher.cut(observation.frames)
         if whose is None or self.config.mode is CacheMode.OFF:
             off = self.config.mode is CacheMode.OFF
-            return self._uncached(
-                patches, asked, DenseReason.OFF if off else DenseReason.NO_SESSION
-            )
+            reason = DenseReason.OFF if off else DenseReason.NO_SESSION
+            return self._uncached(self._buffer(whose), patches, asked, reason)
         names, frames = self._patcher.cameras, observation.frames
         identity = Identity.of(whose.episode, asked.prompt, self._checkpoint.digest, frames, names)
         cache, began = self.store.get(whose.session), time.perf_counter_ns()
-        reason, chosen, ages = self._choose(whose, cache, identity, asked, patches)
-        self.choice_ns = time.perf_counter_ns() - began
-        if cache is not None and reason is None:
-            try:
-                self._update(cache, patches, chosen, ages, observation)
-            except (RuntimeError, ValueError, IndexError) as error:
-                _log.error("observation %d: cache update: %s", observation.id, error)
-                reason = DenseReason.ERROR
+        if cache is None:
+            evicted = self.store.was_evicted(whose.session)
+            reason = DenseReason.EVICTED if evicted else DenseReason.FIRST
+        else:
+            choice = self._chooser.choose(
+                cache, identity, observation, patches, partial(self._effect, cache, asked)
+            )
+            self.choice_ns = time.perf_counter_ns() - began
+            reason = choice.reason
+            if reason is None:
+                try:
+                    self._update(cache, patches, choice, observation)
+                except (RuntimeError, ValueError, IndexError) as error:
+                    _log.error("observation %d: cache update: %s", observation.id, error)
+                    reason = DenseReason.ERROR
         if cache is None or reason is not None:
             cache = self._renew(whose, identity, asked, patches)
-        context = self._prefix.context(cache.slot, asked.state, asked.start)
-        figures = CacheFigures(
-            self._rows, len(self.chosen), int(cache.ages.max()), reason or "", cache.base
-        )
+        context = self.prefix.context(cache.slot, asked.state, asked.start)
+        rows, computed = self.prefix.rows, len(self.chosen)
+        figures = CacheFigures(rows, computed, int(cache.ages.max()), reason or "", cache.base)
         return context, figures
 
     def _uncached(
-        self, patches: list[NDArray[np.uint8]], asked: Asked, reason: DenseReason
+        self, slot: Slot, patches: list[Bytes], asked: Asked, reason: DenseReason
     ) -> tuple[Context, CacheFigures]:
-        slot = self._prefix.slot()
-        self._prefix.encode(slot, self._prompt(asked.prompt), self._floats(patches))
-        self.chosen = np.arange(self._rows)
-        context = self._prefix.context(slot, asked.state, asked.start)
-        return context, CacheFigures(self._rows, self._rows, 0, reason)
+        self.prefix.encode(slot, self._prompt(asked.prompt), self._floats(patches))
+        self.chosen = self._all
+        context = self.prefix.context(slot, asked.state, asked.start)
+        return context, CacheFigures(self.prefix.rows, self.prefix.rows, 0, reason)
 
-    def _choose(
-        self,
-        whose: Whose,
-        cache: SessionCache | None,
-        identity: Identity,
-        asked: Asked,
-        patches: list[NDArray[np.uint8]],
-    ) -> tuple[DenseReason | None, NDArray[np.int64], NDArray[np.int64]]:
-        """A reason to compute everything, or the rows to compute and all ages before that."""
-        none = np.empty(0, np.int64)
-        if cache is None:
-            evicted = self.store.was_evicted(whose.session)
-            return DenseReason.EVICTED if evicted else DenseReason.FIRST, none, none
-        ages, config = cache.ages + 1, self.config
-        reason = cache.identity.differs(identity)
-        if reason is None and not cache.valid:
-            reason = DenseReason.NON_FINITE
-        if reason is None and config.mode is CacheMode.DENSE:
-            reason = DenseReason.MODE
-        reason = reason or order_reason(asked.observation, cache.seen, self._grippers, config)
-        if reason is None and config.mode is CacheMode.PERIODIC:
-            again = cache.since + 1 >= config.period
-            return DenseReason.PERIOD if again else None, none, ages
-        if reason is not None:
-            return reason, none, ages
-        changes = self._patcher.changes(patches, cache.reference)
-        if is_cut(changes, self._prefix.patches, self._cut_shares, config.cut_level):
-            return DenseReason.CUT, none, ages
-        scores, count = self._scores(cache, changes, ages, asked)
-        if count == self._rows:
-            return DenseReason.CHOSEN, none, ages
-        oldest = int(ages.max())
-        if oldest >= RECOVERY_AGE:  # the oldest rows come first
-            recovered = np.argsort(-ages, kind="stable")[: self._recovered]
-            scores[recovered] = np.inf
-        chosen = np.argpartition(scores, self._rows - count)[self._rows - count :]
-        chosen.sort()
-        if oldest > config.max_age and np.delete(ages, chosen).max() > config.max_age:
-            return DenseReason.AGE, none, ages
-        return None, chosen, ages
-
-    def _scores(
-        self,
-        cache: SessionCache,
-        changes: Array,
-        ages: NDArray[np.int64],
-        asked: Asked,
-    ) -> tuple[Array, int]:
-        """A score for each row, and how many rows to compute."""
-        observation = asked.observation
-        config = self.config
-        count = 0 if config.rows is None else self._counts[SHARES.index(config.rows)]
-        if config.mode is CacheMode.PIXEL:
-            return changes[:, 4].copy(), count
-        if config.mode is CacheMode.RANDOM:
-            rng = np.random.default_rng([self._seed, observation.id])
-            return rng.random(self._rows, dtype=np.float32), count
-        if config.mode is CacheMode.ORACLE:
-            return self._effect(cache, asked), count
-        selector = self._selector
-        if selector is None or cache.bias is None:
-            raise OnsetError(ErrorCode.INTERNAL, "cache", "no selector", "one, for this mode")
-        moved = np.abs(observation.state - cache.seen.state)
-        arm = float(moved[self._arm].max(initial=0.0))
-        grippers = float(moved[self._grippers].max(initial=0.0))
-        tokens = token_features(changes, ages, arm, grippers)
-        scores = selector.scores(tokens, cache.bias)
-        return scores, count or self._counts[selector.choice(tokens, scores)]
+    def _buffer(self, whose: Whose | None) -> Slot:
+        """For one encoding; a session has its own, as fresh memory costs time."""
+        if whose is None:
+            return self.prefix.slot()
+        slot = self._buffers.get(whose.session)
+        if slot is None:
+            slot = self._buffers[whose.session] = self.prefix.slot()
+        return slot
 
     def _effect(self, cache: SessionCache, asked: Asked) -> Array:
         model, slot = self._checkpoint.model, cache.slot
@@ -251,41 +184,32 @@ class CachedEncoder:
                 self._checkpoint.tokeniser.encode(asked.prompt)[None],
                 asked.start.clone(),
             )
-            context = self._prefix.context(slot, asked.state, asked.start)
             past = Past(
-                tuple(k.clone() for k in context.keys),
-                tuple(v.clone() for v in context.values),
-                slot.images[None, :, : model.config.width].clone(),
+                tuple(k.clone() for k in slot.keys),
+                tuple(v.clone() for v in slot.values),
+                self.prefix.seen(slot)[None],
             )
             generator = torch.Generator().manual_seed(self._seed * 1_000_003 + asked.observation.id)
             return measured_effect(model, plain, past, generator)[0].numpy()
 
     def _update(
-        self,
-        cache: SessionCache,
-        patches: list[NDArray[np.uint8]],
-        chosen: NDArray[np.int64],
-        ages: NDArray[np.int64],
-        observation: Observation,
+        self, cache: SessionCache, patches: list[Bytes], choice: Choice, observation: Observation
     ) -> None:
         """Computes some rows in the shadow, and exchanges."""
         if self._shadows is not cache:
             self._shadow.copy_from(cache.slot)
         self._shadows = None  # half written, if anything fails
-        each = self._prefix.patches
-        ends = np.searchsorted(chosen, each * np.arange(1, len(patches)))
-        local = [rows - i * each for i, rows in enumerate(np.split(chosen, ends))]
-        self._prefix.encode(
-            self._shadow,
-            cache.prompt,
-            self._floats([p[rows] for p, rows in zip(patches, local, strict=True)]),
-            [torch.from_numpy(rows).to(self._prefix.device) for rows in local],
-            torch.from_numpy(np.concatenate([chosen, self._texts])).to(self._prefix.device),
-        )
+        chosen, ages = choice.rows, choice.ages
+        each = self.prefix.patches
+        parts = np.split(chosen, np.searchsorted(chosen, self._ends))
+        local = [rows - i * each for i, rows in enumerate(parts)]
+        fresh = [p.take(rows, 0) for p, rows in zip(patches, local, strict=True)]
+        active = torch.from_numpy(np.concatenate([chosen, self._texts])).to(self.prefix.device)
+        self.prefix.encode(self._shadow, cache.prompt, self._floats(fresh), active)
         cache.valid = False
         cache.slot, self._shadow = self._shadow, cache.slot
-        for kept, new, rows in zip(cache.reference, patches, local, strict=True):
-            kept[rows] = new[rows]
+        for kept, new, rows in zip(cache.reference, fresh, local, strict=True):
+            kept[rows] = new
         ages[chosen] = 0
         cache.ages, cache.latest, cache.since = ages, patches, cache.since + 1
         grippers = cache.seen.grippers
@@ -293,34 +217,29 @@ class CachedEncoder:
         cache.valid, self.chosen = True, chosen
 
     def _renew(
-        self,
-        whose: Whose,
-        identity: Identity,
-        asked: Asked,
-        patches: list[NDArray[np.uint8]],
+        self, whose: Whose, identity: Identity, asked: Asked, patches: list[Bytes]
     ) -> SessionCache:
         """Computes everything, and keeps it."""
         observation = asked.observation
         prompt = self._prompt(asked.prompt)
         self._shadows = None
-        self._prefix.encode(self._shadow, prompt, self._floats(patches))
+        self.prefix.encode(self._shadow, prompt, self._floats(patches))
         slot, old = self._shadow, self.store.get(whose.session)
-        self._shadow = self._prefix.slot() if old is None else old.slot
-        learned = self._selector if self.config.mode is CacheMode.LEARNED else None
+        self._shadow = self.prefix.slot() if old is None else old.slot
         state = observation.state
         cache = SessionCache(
             identity,
             slot,
             prompt,
-            None if learned is None else learned.bind(prompt.instruction.cpu().numpy()),
+            self._chooser.bias(lambda: prompt.instruction.cpu().numpy()),
             [p.copy() for p in patches],
             patches,
-            np.zeros(self._rows, np.int64),
-            Seen(observation.id, observation.step, state, state[self._grippers]),
+            np.zeros(self.prefix.rows, np.int64),
+            Seen(observation.id, observation.step, state, state[self._chooser.grippers]),
             observation.id,
         )
         self.store.put(whose.session, cache)
-        self.chosen = np.arange(self._rows)
+        self.chosen = self._all
         return cache
 
     def settle(self, whose: Whose, cancelled: Callable[[], bool] | None = None) -> bool:
@@ -342,13 +261,13 @@ class CachedEncoder:
             if self.config.slack and cache.ages.any():
                 self._shadows = None
                 latest = self._floats(cache.latest)
-                self._prefix.encode(self._shadow, cache.prompt, latest, cancelled=cancelled)
+                self.prefix.encode(self._shadow, cache.prompt, latest, cancelled=cancelled)
                 cache.valid = False
                 cache.slot, self._shadow = self._shadow, cache.slot
                 cache.reference = [p.copy() for p in cache.latest]
                 cache.ages, cache.since = np.zeros_like(cache.ages), 0
                 seen, cache.base = cache.seen, cache.seen.observation_id
-                seen.grippers = seen.state[self._grippers]
+                seen.grippers = seen.state[self._chooser.grippers]
                 cache.valid = True
             if self._shadows is not cache and not (cancelled is not None and cancelled()):
                 self._shadow.copy_from(cache.slot)
@@ -371,30 +290,17 @@ class CachedEncoder:
     def forget(self, session: Hashable) -> None:
         """Drops a session that has ended."""
         self.store.forget(session)
+        self._buffers.pop(session, None)
 
     def _prompt(self, prompt: str) -> PromptRows:
         if prompt not in self._prompts:  # a policy knows a few instructions
-            tokens = self._checkpoint.tokeniser.encode(prompt).to(self._prefix.device)
-            self._prompts[prompt] = self._prefix.prompt(tokens)
+            tokens = self._checkpoint.tokeniser.encode(prompt).to(self.prefix.device)
+            self._prompts[prompt] = self.prefix.prompt(tokens)
         return self._prompts[prompt]
 
-    def _floats(self, patches: list[NDArray[np.uint8]]) -> list[torch.Tensor]:
-        return [torch.from_numpy(p).to(self._prefix.device).float() for p in patches]
+    def _floats(self, patches: list[Bytes]) -> list[torch.Tensor]:
+        return [torch.from_numpy(p).to(self.prefix.device).float() for p in patches]
 
 
 # Whole frames at set times, or always: what slack time would add is what they are compared without.
 _NEVER_SETTLE = (CacheMode.OFF, CacheMode.PERIODIC, CacheMode.DENSE)
-
-
-def _check_selector(selector: Selector | None, checkpoint: Checkpoint, rows: int) -> None:
-    name, digest = checkpoint.meta.name, checkpoint.digest
-    if selector is None:
-        raise OnsetError(ErrorCode.BAD_VALUE, "cache", "learned", f"with a selector for {name}")
-    meta = selector.meta
-    if (meta.model, meta.rows) != (digest, rows):
-        raise OnsetError(
-            ErrorCode.BAD_VALUE,
-            "cache",
-            f"a selector for {meta.policy} {meta.model[:12]} with {meta.rows} rows",
-            f"one for {name} {digest[:12]} with {rows}",
-        )

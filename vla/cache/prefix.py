@@ -4,10 +4,8 @@
     words, readout queries ----------------+--> layer: write keys and values of x's rows into the
                                                 slot, read all rows of the slot, write x
 
-Rows that are not active keep the keys and values of an earlier frame, at every layer. What depends
-on weights or prompt alone is computed once: scaling of pixels is folded into the first matrix,
-query, key and value share one product, and the readout's query meets its matrix before the patches
-do. The whole prefix takes these gains too, so a cache is compared with the best that is without.
+Rows that are not active keep the keys and values of an earlier frame, at every layer. The whole
+prefix is the same code with all rows active, so a cache is compared with the best that is without.
 """
 
 from __future__ import annotations
@@ -18,10 +16,11 @@ from typing import cast
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
+from vla.cache.prefix_layers import Camera, LastLayer, Layer, Readout, normalised, product
 from vla.models.layers import Block
-from vla.models.small import PatchEmbedding, ReadoutHead, SmallVLA
+from vla.models.small import PatchEmbedding, SmallVLA
 from vla.policy import Context
 
 
@@ -30,44 +29,57 @@ class PromptRows:
     """What an instruction is to the prefix.
 
     Attributes:
-        texts: Rows of words, then readout queries. Shape (T, D).
+        rows: What the patches' embeddings are added to, then words and readout queries.
+            Shape (N + T, D).
         scales: Per camera, what the pixels' product is scaled by. Shape (2 D,).
         shifts: Per camera. Shape (2 D,).
         instruction: Its embedding. Shape (D,).
     """
 
-    texts: Tensor
+    rows: Tensor
     scales: tuple[Tensor, ...]
     shifts: tuple[Tensor, ...]
     instruction: Tensor
 
 
-@dataclass
 class Slot:
-    """One encoding, in buffers made once.
+    """One encoding, in buffers made once, and the views of them that every encoding needs.
 
     Attributes:
         keys_values: Per layer: keys, then values, of image rows, words and queries.
             Shape (L, N + T, 2 D).
-        images: Image rows as the readout sees them, then each patch's place in its picture,
-            0..1. Shape (N, D + 2).
-        feature: What the readout found. Shape (1, R, D).
+        images: Image rows, normalised, then each patch's place in its picture, 0..1.
+            Shape (N, D + 2).
+        found: What the readout found, as the summary takes it up. Shape (1, 2 D).
+        layers: Views of ``keys_values``. Each of shape (N + T, 2 D).
+        keys: Views of it. Each of shape (1, heads, N + T, D / heads).
+        values: As ``keys``.
+        rows: View of ``images`` without the places. Shape (N, D).
+        read: Views of ``images``: the rows transposed (D, N), and by camera (C, P, D + 2).
     """
 
-    keys_values: Tensor
-    images: Tensor
-    feature: Tensor
+    def __init__(self, keys_values: Tensor, images: Tensor, cameras: int, heads: int) -> None:
+        self.keys_values, self.images = keys_values, images
+        width = keys_values.shape[2] // 2
+        self.found = keys_values.new_empty(1, 2 * width)
+        self.layers = tuple(keys_values)
+        # Per layer (2, heads, N + T, D / heads).
+        both = [kv.view(len(kv), 2, heads, -1).permute(1, 2, 0, 3) for kv in self.layers]
+        self.keys = tuple(b[:1] for b in both)
+        self.values = tuple(b[1:] for b in both)
+        self.rows = images[:, :width]
+        self.read = (self.rows.t(), images.view(cameras, -1, width + 2))
 
     def copy_from(self, other: Slot) -> None:
         """Takes everything over."""
         self.keys_values.copy_(other.keys_values)
         self.images.copy_(other.images)
-        self.feature.copy_(other.feature)
+        self.found = other.found  # never changed, only exchanged
 
     @property
     def nbytes(self) -> int:
         """Size [bytes]."""
-        tensors = (self.keys_values, self.images, self.feature)
+        tensors = (self.keys_values, self.images, self.found)
         return sum(t.numel() * t.element_size() for t in tensors)
 
 
@@ -86,13 +98,19 @@ class PrefixEncoder:
         self.texts = c.max_words + c.readouts  # T
         with torch.no_grad():
             self._cameras = [
-                _Camera(cast(PatchEmbedding, p), lags)
+                Camera(cast(PatchEmbedding, p), lags)
                 for p, lags in zip(model.patches, c.lags, strict=True)
             ]
-            self._layers = [_Layer(cast(Block, block)) for block in model.prefix]
-            self._readout = _Readout(model.readout, len(c.cameras))
+            *inner, last = cast(list[Block], list(model.prefix))
+            self._layers, self._last = [Layer(block) for block in inner], LastLayer(last)
             enter, _, leave = model.state_in
-            self._enter, self._leave = _product(enter), _product(leave)
+            bias, matrix = product(enter)
+            self._state = matrix[: c.state_dim]
+            self._readout = Readout(model.readout, len(c.cameras), matrix[c.state_dim :], bias)
+            self._leave_bias, self._leave = product(leave)
+            if c.max_start:
+                scale, shift = model.start.weight.detach().chunk(2, dim=-1)
+                self._start = torch.cat([1 + scale, shift], dim=-1)
 
     @property
     def device(self) -> torch.device:
@@ -105,27 +123,23 @@ class PrefixEncoder:
         both = [
             cast(PatchEmbedding, p).modulation(instruction).chunk(2, dim=-1) for p in model.patches
         ]
-        texts = torch.cat([words, model.queries + instruction])
+        rows = torch.cat([*(c.place for c in self._cameras), words, model.queries + instruction])
         scales = tuple(1 + scale for scale, _ in both)
-        return PromptRows(texts, scales, tuple(shift for _, shift in both), instruction)
+        return PromptRows(rows, scales, tuple(shift for _, shift in both), instruction)
 
     def slot(self) -> Slot:
         """Buffers for one encoding; what is in them is arbitrary."""
         c = self.config
         images = torch.empty(self.rows, c.width + 2, device=self.device)
         images[:, c.width :] = self._readout.centres
-        return Slot(
-            torch.empty(c.depth, self.rows + self.texts, 2 * c.width, device=self.device),
-            images,
-            torch.empty(1, c.readouts, c.width, device=self.device),
-        )
+        shape = (c.depth, self.rows + self.texts, 2 * c.width)
+        return Slot(torch.empty(shape, device=self.device), images, len(c.cameras), c.heads)
 
     def encode(
         self,
         slot: Slot,
         prompt: PromptRows,
         patches: Sequence[Tensor],
-        chosen: Sequence[Tensor] | None = None,
         active: Tensor | None = None,
         cancelled: Callable[[], bool] | None = None,
     ) -> None:
@@ -135,29 +149,31 @@ class PrefixEncoder:
             slot: Holds the other rows already.
             prompt: The instruction's rows, which are always computed.
             patches: Per camera the active patches, float 0..255. Shape (m, lags * 3 * p * p).
-            chosen: Per camera which patches they are. Shape (m,), int64. All when None.
-            active: The same as rows of the slot, then the rows of ``prompt``. Shape (M + T,).
+            active: Which rows of the slot they are, then the instruction's. All when None.
+                Shape (M + T,), int64.
             cancelled: Asked before each layer.
 
         Raises:
             Cancelled: By the caller; the slot is half written.
         """
-        images = [
-            camera.embed(
-                pixels, prompt.scales[i], prompt.shifts[i], None if chosen is None else chosen[i]
-            )
-            for i, (camera, pixels) in enumerate(zip(self._cameras, patches, strict=True))
-        ]
-        x = torch.cat([*images, prompt.texts])
-        last = len(self._layers) - 1
+        x = prompt.rows.clone() if active is None else prompt.rows.index_select(0, active)
+        end = 0
+        for camera, pixels, scale, shift in zip(
+            self._cameras, patches, prompt.scales, prompt.shifts, strict=True
+        ):
+            begin, end = end, end + len(pixels)
+            if end > begin:
+                camera.embed(pixels, scale, shift, x[begin:end])
         for number, layer in enumerate(self._layers):
             if cancelled is not None and cancelled():
                 raise Cancelled
-            if number < last:
-                x = layer.through(x, slot.keys_values[number], active)
-            else:  # the expert reads keys and values only
-                layer.write(x, slot.keys_values[number], active)
-        self._readout.read(x, slot, len(x) - len(prompt.texts), active)
+            layer.through(x, slot.layers[number], slot.keys[number], slot.values[number], active)
+        if cancelled is not None and cancelled():
+            raise Cancelled
+        rows = normalised(x)
+        self._last.write(rows, slot.layers[-1], active)
+        chosen = None if active is None else active[:end]
+        slot.found = self._readout.read(rows, slot.rows, slot.read, chosen)
 
     def context(self, slot: Slot, state: Tensor, start: Tensor) -> Context:
         """What the expert reads: views into the slot, good until it is written again.
@@ -167,150 +183,14 @@ class PrefixEncoder:
             state: As in ``PolicyInput``. Shape (1, S).
             start: As in ``PolicyInput``. Shape (1,).
         """
-        views = [_heads(kv, self.config.heads) for kv in slot.keys_values]
-        summary = self._summary(slot.feature, state, start)
-        return Context(tuple(k for k, _ in views), tuple(v for _, v in views), summary, self.rows)
-
-    def _summary(self, feature: Tensor, state: Tensor, start: Tensor) -> Tensor:
-        """As ``SmallVLA.summarise``."""
-        hidden = torch.addmm(
-            self._enter[0], torch.cat([state, feature.flatten(1)], 1), self._enter[1]
-        )
+        hidden = torch.addmm(slot.found, state, self._state)
         if self.config.max_start:
-            scale, shift = self._model.start.weight.index_select(0, start).chunk(2, dim=-1)
-            hidden = torch.addcmul(hidden + shift, hidden, scale)
-        return torch.addmm(self._leave[0], F.gelu(hidden), self._leave[1])
+            scale, shift = self._start.index_select(0, start).chunk(2, dim=-1)
+            hidden = torch.addcmul(shift, hidden, scale)
+        summary = torch.addmm(self._leave_bias, F.gelu(hidden), self._leave)
+        return Context(slot.keys, slot.values, summary, self.rows)
 
-
-class _Camera:
-    """A ``PatchEmbedding`` whose scaling of pixels and lags is folded into its first matrix."""
-
-    def __init__(self, embedding: PatchEmbedding, lags: int) -> None:
-        weight = embedding.pixels.weight.detach().unflatten(1, (lags, -1)) * 2.0
-        # It sees newest - 0.5 and newest - lagged, each of 0..1; here all are 0..255.
-        matrix = torch.cat([weight.sum(1, keepdim=True), -weight[:, 1:]], dim=1).flatten(1) / 255.0
-        self._pixels = matrix.t()
-        self._bias = embedding.pixels.bias.detach() - 0.5 * weight[:, 0].sum(-1)
-        self._out = _product(embedding.out)
-        self._position = embedding.position.detach()
-
-    def embed(self, pixels: Tensor, scale: Tensor, shift: Tensor, chosen: Tensor | None) -> Tensor:
-        """Patches (m, K) to image tokens (m, D)."""
-        x = torch.addmm(self._bias, pixels, self._pixels)
-        x = F.gelu(torch.addcmul(shift, x, scale))
-        position = self._position
-        position = position if chosen is None else position.index_select(0, chosen)
-        return torch.addmm(self._out[0], x, self._out[1]).add_(position)
-
-
-class _Layer:
-    """A prefix block with one product for query, key and value.
-
-    Products are written out: a module's call costs as much as a small product.
-    """
-
-    def __init__(self, block: Block) -> None:
-        projections = (block.query, block.key_value)
-        self._project = torch.cat([p.weight.detach() for p in projections]).t().contiguous()
-        self._project_bias = torch.cat([p.bias.detach() for p in projections])
-        self._heads, self._width = block.heads, block.query.out_features
-        self._norm, self._norm_mlp = _norm(block.norm_attention), _norm(block.norm_mlp)
-        self._out = _product(block.out)
-        self._up, self._down = _product(block.mlp[0]), _product(block.mlp[2])
-
-    def through(self, x: Tensor, keys_values: Tensor, active: Tensor | None) -> Tensor:
-        """Rows (n, D) of this layer to those of the next; notes their keys and values."""
-        shape, width = (self._width,), self._width
-        projected = torch.addmm(
-            self._project_bias, F.layer_norm(x, shape, *self._norm), self._project
-        )
-        _write(keys_values, projected[:, width:], active)
-        keys, values = _heads(keys_values, self._heads)
-        query = projected[:, :width].view(len(x), self._heads, -1).transpose(0, 1)[None]
-        read = F.scaled_dot_product_attention(query, keys, values)
-        read = read[0].transpose(0, 1).reshape(len(x), width)
-        x = torch.addmm(self._out[0], read, self._out[1]).add_(x)
-        hidden = torch.addmm(self._up[0], F.layer_norm(x, shape, *self._norm_mlp), self._up[1])
-        return x.add_(torch.addmm(self._down[0], F.gelu(hidden), self._down[1]))
-
-    def write(self, x: Tensor, keys_values: Tensor, active: Tensor | None) -> None:
-        """Notes the rows' keys and values."""
-        rows = F.layer_norm(x, (self._width,), *self._norm)
-        bias, matrix = self._project_bias[self._width :], self._project[:, self._width :]
-        _write(keys_values, torch.addmm(bias, rows, matrix), active)
-
-
-class _Readout:
-    """``ReadoutHead`` for one sample, with the patches in as few products as there can be.
-
-    A score is a product of patch and query through a matrix: the query meets the matrix first. An
-    offset is linear in the patch, so its mean is that of the mean patch, and goes into the matrix
-    that takes the mean patch up.
-    """
-
-    centres: Tensor
-
-    def __init__(self, head: ReadoutHead, cameras: int) -> None:
-        readouts, width, c = head.readouts, head.norm_query.normalized_shape[0], cameras
-        self.centres = head.centres.repeat(cameras, 1)
-        self._norm_image, self._norm_query = _norm(head.norm_image), _norm(head.norm_query)
-        score = head.score.weight.detach().unflatten(0, (readouts, width))
-        bias = head.score.bias.detach().unflatten(0, (readouts, width, 1))
-        self._score = torch.cat([score, bias], dim=-1) * width**-0.5  # (R, D, D + 1)
-        enter = cast(nn.Linear, head.feature[0])
-        # Its columns: per camera (uv, seen, level), then the query.
-        weight = enter.weight.detach()
-        per_camera = weight[:, : c * (width + 3)].unflatten(1, (c, width + 3))
-        uv, seen, level = per_camera.split((2, width, 1), dim=-1)
-        offset = head.offset.weight.detach().unflatten(0, (readouts, 2)) * (4 / head.grid)
-        shift = head.offset.bias.detach().unflatten(0, (readouts, 2)) * (4 / head.grid) - 2
-        through = torch.einsum("kcx,rxd->rkcd", uv, offset) + seen
-        place = (uv * 4).expand(readouts, -1, -1, -1)
-        mean = torch.cat([through, place], dim=-1).flatten(2)  # (R, 2 D, C (D + 2))
-        rest = torch.cat([level.flatten(1) * 0.1, weight[:, c * (width + 3) :]], dim=-1)
-        matrix = torch.cat([mean, rest.expand(readouts, -1, -1)], dim=-1)
-        self._enter = matrix.transpose(1, 2).contiguous()  # (R, C (D + 2) + C + D, 2 D)
-        self._enter_bias = (torch.einsum("kcx,rx->rk", uv, shift) + enter.bias.detach())[:, None]
-        self._leave = _product(cast(nn.Linear, head.feature[2]))
-        self._cameras, self._readouts, self._width = cameras, readouts, width
-
-    def read(self, x: Tensor, slot: Slot, images: int, active: Tensor | None) -> None:
-        """Notes the image rows among x, and finds what the queries at its end look for."""
-        shape, width = (self._width,), self._width
-        fresh = F.layer_norm(x[:images], shape, *self._norm_image)
-        _write(slot.images[:, :width], fresh, None if active is None else active[:images])
-        queries = F.layer_norm(x[len(x) - self._readouts :], shape, *self._norm_query)
-        sought = torch.bmm(queries[:, None], self._score)[:, 0]  # (R, D + 1)
-        scores = torch.addmm(sought[:, width:], sought[:, :width], slot.images[:, :width].t())
-        scores = scores.view(self._readouts, self._cameras, -1)
-        weights = scores.softmax(-1)
-        # The logarithm of the sum of exponentials, from the patch that has the most of it.
-        level = scores.amax(-1) - weights.amax(-1).log_()
-        places = slot.images.view(self._cameras, -1, width + 2)
-        seen = torch.bmm(weights.transpose(0, 1), places).transpose(0, 1)  # (R, C, D + 2)
-        evidence = torch.cat([seen.reshape(self._readouts, -1), level, queries], dim=-1)
-        hidden = torch.baddbmm(self._enter_bias, evidence[:, None], self._enter)
-        slot.feature[0] = torch.addmm(self._leave[0], F.gelu(hidden)[:, 0], self._leave[1])
-
-
-def _norm(norm: nn.LayerNorm) -> tuple[Tensor, Tensor, float]:
-    return norm.weight.detach(), norm.bias.detach(), norm.eps
-
-
-def _product(linear: nn.Module) -> tuple[Tensor, Tensor]:
-    """Bias, and the matrix to multiply rows with."""
-    linear = cast(nn.Linear, linear)
-    return linear.bias.detach(), linear.weight.detach().t()
-
-
-def _write(keys_values: Tensor, fresh: Tensor, active: Tensor | None) -> None:
-    if active is None:
-        keys_values.copy_(fresh)
-    else:
-        keys_values.index_copy_(0, active, fresh)
-
-
-def _heads(keys_values: Tensor, heads: int) -> tuple[Tensor, Tensor]:
-    """Rows (n, 2 D) as keys and values, each a view of shape (1, heads, n, D / heads)."""
-    both = keys_values.view(len(keys_values), 2, heads, -1).permute(1, 2, 0, 3)
-    return both[:1], both[1:]
+    def seen(self, slot: Slot) -> Tensor:
+        """A slot's image rows as the model's own readout sees them. Shape (N, D)."""
+        scale, shift = self._readout.seen
+        return slot.rows * scale + shift

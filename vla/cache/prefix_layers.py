@@ -1,0 +1,217 @@
+"""The pieces of the built-in model's prefix for one robot, as few operations as it takes.
+
+The rows of one frame are so few that an operation costs as much by being called as by its
+arithmetic. So whatever depends on weights alone is put together once, in double precision: scaling
+of pixels into the first matrix, scale and shift of a normalisation into the matrix behind it, one
+product after another into one. In-place operations save a copy each.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vla.models.layers import Block
+from vla.models.small import PatchEmbedding, ReadoutHead
+
+EPSILON = 1e-5  # of every normalisation in the model
+
+
+class Camera:
+    """A ``PatchEmbedding`` whose scaling of pixels and lags is folded into its first matrix.
+
+    Attributes:
+        place: What is added to each patch's token: its position and the last bias. Shape (P, D).
+    """
+
+    def __init__(self, embedding: PatchEmbedding, lags: int) -> None:
+        weight = embedding.pixels.weight.detach().double().unflatten(1, (lags, -1)) * 2.0
+        # It sees newest - 0.5 and newest - lagged, each of 0..1; here all are 0..255.
+        matrix = torch.cat([weight.sum(1, keepdim=True), -weight[:, 1:]], dim=1).flatten(1) / 255.0
+        self._pixels = matrix.float().t()
+        bias = embedding.pixels.bias.detach() - 0.5 * weight[:, 0].sum(-1)
+        self._bias = bias.float()
+        out, self._out = product(embedding.out)
+        self.place = embedding.position.detach() + out
+
+    def embed(self, pixels: Tensor, scale: Tensor, shift: Tensor, tokens: Tensor) -> None:
+        """Adds patches (m, K) to image tokens (m, D) that hold their place."""
+        x = torch.addcmul(shift, torch.addmm(self._bias, pixels, self._pixels), scale)
+        tokens.addmm_(F.gelu(x), self._out)
+
+
+class Layer:
+    """A prefix block with one product for query, key and value.
+
+    Products are written out: a module's call costs as much as a small product.
+    """
+
+    def __init__(self, block: Block) -> None:
+        projections = (block.query, block.key_value)
+        self._project = torch.cat([p.weight.detach() for p in projections]).t().contiguous()
+        self._project_bias = torch.cat([p.bias.detach() for p in projections])
+        self._heads, self._width = block.heads, block.query.out_features
+        self._norm, self._norm_mlp = _norm(block.norm_attention), _norm(block.norm_mlp)
+        self._out_bias, self._out = product(block.out)
+        self._up_bias, self._up = product(block.mlp[0])
+        self._down_bias, self._down = product(block.mlp[2])
+
+    def through(
+        self, x: Tensor, slot: Tensor, keys: Tensor, values: Tensor, active: Tensor | None
+    ) -> None:
+        """Takes rows (n, D) to those of the next layer, in place; notes their keys and values.
+
+        Args:
+            x: Shape (n, D).
+            slot: Where keys and values of the rows are noted. Shape (N + T, 2 D).
+            keys: A view of it. Shape (1, heads, N + T, D / heads).
+            values: A view of it. Shape (1, heads, N + T, D / heads).
+            active: Which rows of the slot x's are; all when None. Shape (n,).
+        """
+        width, shape = self._width, (self._width,)
+        rows = torch.layer_norm(x, shape, *self._norm, EPSILON)
+        projected = torch.addmm(self._project_bias, rows, self._project)
+        write(slot, projected[:, width:], active)
+        each = width // self._heads
+        query = projected.as_strided((1, self._heads, len(x), each), (0, each, 3 * width, 1))
+        read = F.scaled_dot_product_attention(query, keys, values)
+        read = read.transpose(1, 2).reshape(len(x), width)
+        x.addmm_(read, self._out).add_(self._out_bias)
+        rows = torch.layer_norm(x, shape, *self._norm_mlp, EPSILON)
+        hidden = F.gelu(torch.addmm(self._up_bias, rows, self._up))
+        x.addmm_(hidden, self._down).add_(self._down_bias)
+
+
+class LastLayer:
+    """Keys and values of the last block: the expert reads no more of it."""
+
+    def __init__(self, block: Block) -> None:
+        self._matrix, self._bias = _behind(block.norm_attention, *product(block.key_value))
+
+    def write(self, rows: Tensor, slot: Tensor, active: Tensor | None) -> None:
+        """Notes keys and values of normalised rows (n, D); ``slot`` as in ``Layer``."""
+        write(slot, torch.addmm(self._bias, rows, self._matrix), active)
+
+
+class Readout:
+    """``ReadoutHead`` for one sample, up to the first matrix of the summary behind it.
+
+    A score is a product of patch and query through a matrix: the query meets the matrix first. An
+    offset is linear in the patch, so its mean is that of the mean patch, and goes into the matrix
+    that takes the mean patch up.
+
+    Attributes:
+        centres: Each patch's place in its picture, 0..1. Shape (N, 2).
+        seen: Scale and shift that make of normalised image rows what ``ReadoutHead`` sees.
+    """
+
+    def __init__(self, head: ReadoutHead, cameras: int, enter: Tensor, enter_bias: Tensor) -> None:
+        """Args:
+        head: The model's.
+        cameras: C.
+        enter: What takes the readouts up behind it. Shape (R D, 2 D).
+        enter_bias: Shape (2 D,).
+        """
+        readouts, width, c = head.readouts, head.norm_query.normalized_shape[0], cameras
+        self._cameras, self._readouts, self._width = cameras, readouts, width
+        self.centres = head.centres.repeat(cameras, 1)
+        self.seen = _norm(head.norm_image)
+        scale, shift = (part.double() for part in self.seen)
+        query_scale, query_shift = (part.double() for part in _norm(head.norm_query))
+
+        score = _weight(head.score).unflatten(0, (readouts, width)) * width**-0.5
+        bias = _bias(head.score).unflatten(0, (readouts, width, 1)) * width**-0.5
+        # Of a normalised query, what to multiply a normalised patch with, and what to add.
+        sought = torch.cat([score * scale, score @ shift[:, None] + bias], dim=-1)
+        self._sought = (query_scale[:, None] * sought).float()  # (R, D, D + 1)
+        self._sought_bias = (query_shift @ sought)[:, None].float()
+
+        first = cast(nn.Linear, head.feature[0])
+        # Its columns: per camera (uv, seen, level), then the query.
+        per_camera = _weight(first)[:, : c * (width + 3)].unflatten(1, (c, width + 3))
+        uv, seen, level = per_camera.split((2, width, 1), dim=-1)
+        query = _weight(first)[:, c * (width + 3) :]
+        offset = _weight(head.offset).unflatten(0, (readouts, 2)) * (4 / head.grid)
+        moved = _bias(head.offset).unflatten(0, (readouts, 2)) * (4 / head.grid) - 2
+        through = torch.einsum("kcx,rxd->rkcd", uv, offset) + seen
+        place = (uv * 4).expand(readouts, -1, -1, -1)
+        mean = torch.cat([through * scale, place], dim=-1).flatten(2)  # (R, 2 D, C (D + 2))
+        rest = torch.cat([level.flatten(1) * 0.1, query * query_scale], dim=-1)
+        matrix = torch.cat([mean, rest.expand(readouts, -1, -1)], dim=-1)
+        self._evidence = matrix.transpose(1, 2).float().contiguous()  # (R, C (D + 2) + C + D, 2 D)
+        bias = torch.einsum("kcx,rx->rk", uv, moved) + torch.einsum("rkcd,d->rk", through, shift)
+        self._evidence_bias = (bias + query @ query_shift + _bias(first))[:, None].float()
+
+        last = cast(nn.Linear, head.feature[2])
+        enter = enter.double().unflatten(0, (readouts, width))
+        self._found = (_weight(last).t() @ enter).flatten(0, 1).float()  # (R 2 D, 2 D)
+        self._found_bias = (enter_bias + _bias(last) @ enter.sum(0)).float()
+
+    def read(
+        self, rows: Tensor, images: Tensor, views: tuple[Tensor, Tensor], active: Tensor | None
+    ) -> Tensor:
+        """Notes the image rows, and finds what the queries look for. Shape (1, 2 D).
+
+        Args:
+            rows: Normalised rows: images, words, queries. Shape (n, D).
+            images: Where image rows are noted. Shape (N, D).
+            views: Of it: transposed (D, N); and with each patch's place (C, P, D + 2).
+            active: Which image rows of the slot they are; all when None. Shape (m,).
+        """
+        readouts, width = self._readouts, self._width
+        queries = rows[-readouts:]
+        if active is None:
+            images.copy_(rows[: len(images)])
+        else:
+            images.index_copy_(0, active, rows[: len(active)])
+        sought = torch.baddbmm(self._sought_bias, queries[:, None], self._sought)[:, 0]
+        scores = torch.addmm(sought[:, width:], sought[:, :width], views[0])
+        scores = scores.view(readouts, self._cameras, -1)
+        shares = scores.log_softmax(-1)
+        level = scores[..., 0] - shares[..., 0]  # the logarithm of the sum of exponentials
+        seen = torch.bmm(shares.exp_().transpose(0, 1), views[1])  # (C, R, D + 2)
+        seen = seen.transpose(0, 1).reshape(readouts, -1)
+        evidence = torch.cat([seen, level, queries], dim=-1)[:, None]
+        hidden = F.gelu(torch.baddbmm(self._evidence_bias, evidence, self._evidence))
+        return torch.addmm(self._found_bias, hidden.view(1, -1), self._found)
+
+
+def product(linear: nn.Module) -> tuple[Tensor, Tensor]:
+    """Bias, and the matrix to multiply rows with."""
+    linear = cast(nn.Linear, linear)
+    return linear.bias.detach(), linear.weight.detach().t()
+
+
+def normalised(x: Tensor) -> Tensor:
+    """Rows (n, D) without mean and with unit spread."""
+    return torch.layer_norm(x, x.shape[1:], None, None, EPSILON)
+
+
+def write(slot: Tensor, fresh: Tensor, active: Tensor | None) -> None:
+    """Notes rows, all of them or the active ones."""
+    if active is None:
+        slot.copy_(fresh)
+    else:
+        slot.index_copy_(0, active, fresh)
+
+
+def _behind(norm: nn.LayerNorm, bias: Tensor, matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Matrix and bias of a product behind a normalisation, for rows that are only normalised."""
+    scale, shift = (part.double() for part in _norm(norm))
+    whole = (scale[:, None] * matrix).float(), (bias + shift @ matrix.double()).float()
+    return whole[0].contiguous(), whole[1]
+
+
+def _norm(norm: nn.LayerNorm) -> tuple[Tensor, Tensor]:
+    return norm.weight.detach(), norm.bias.detach()
+
+
+def _weight(linear: nn.Module) -> Tensor:
+    return cast(nn.Linear, linear).weight.detach().double()
+
+
+def _bias(linear: nn.Module) -> Tensor:
+    return cast(nn.Linear, linear).bias.detach().double()
