@@ -40,11 +40,12 @@ class Args:
         dataset: A LeRobotDataset's id, e.g. onset/whack.
         out: Folder of the run.
         root: The dataset's folder, where it is not in LeRobot's cache.
-        language: As scripts/serve.py's.
+        language: Directory with the policy's tokeniser (and for SmolVLA the configuration of its
+            vision-language model), where the hub is out of reach.
         device: Where to train.
         normalise: By the dataset's statistics or by the checkpoint's.
         report_every: Steps between lines.
-        train: How.
+        train: How the policy is trained.
     """
 
     policy: str

@@ -48,8 +48,9 @@ class Args:
             front=observation.images.camera1. By default each image's last part is the camera.
         language: For a LeRobot policy, a directory with its tokeniser (and for SmolVLA the
             configuration of its vision-language model), where the hub is out of reach.
-        cache: Which image tokens of a bundled policy are computed anew: off (all of them), learned
-            (a trained selector's), or a control: pixel, random, oracle, periodic, dense.
+        cache: Which image tokens are computed anew: off (all of them), learned (a trained
+            selector's), or a control: pixel, random, oracle, periodic, dense. Of LeRobot's
+            policies SmolVLA, pi0 and pi0.5 keep some, without the oracle.
         cache_rows: Share of the image tokens to compute, 0.25, 0.5, 0.75 or 1; by default what the
             trained predictor says. The controls need one.
         cache_mib: Memory for the caches of all sessions [MiB].
@@ -131,8 +132,6 @@ def load(args: Args) -> Served:
                 ErrorCode.BAD_VALUE, "cameras, language", args.policy, "a LeRobot policy"
             )
         return ServedCheckpoint(load_checkpoint(path))
-    if args.cache != "off":
-        raise OnsetError(ErrorCode.BAD_VALUE, "cache", args.cache, "off for a LeRobot policy")
     # Imported here: transformers alone takes ten seconds.
     from vla.adapters.load import load_lerobot_policy
     from vla.adapters.served import ServedLeRobot, camera_map

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -17,7 +17,11 @@ from controller.strategy import STRATEGIES, Strategy
 from controller.types import Observation
 from vla.adapters.dense import speed_up
 from vla.adapters.load import LeRobotPolicy
-from vla.adapters.session import AdapterSession
+from vla.adapters.rows import RowEncoder
+from vla.adapters.session import AdapterSession, in_order
+from vla.cache.config import CacheConfig, CacheMode
+from vla.cache.encoder import Whose
+from vla.cache.selector import Selector
 from vla.chunking import ChunkMemory, Condition, make_condition
 from vla.engine import Finished
 from vla.guidance import Guide
@@ -45,6 +49,8 @@ class LeRobotEngine:
         seed: int = 0,
         device: torch.device | None = None,
         max_sessions: int = 64,
+        cache: CacheConfig | None = None,
+        selector: Selector | None = None,
     ) -> None:
         """Args:
         policy: The policy.
@@ -55,29 +61,59 @@ class LeRobotEngine:
         seed: Seeds the noise, with the observation's id.
         device: Where the policy is; the CPU by default.
         max_sessions: Sessions that are remembered; the one unused for longest is forgotten.
+        cache: Which image tokens are reused; none by default.
+        selector: Chooses them in the learned mode.
 
         Raises:
-            OnsetError: The adapter does not support the schedule, or a value is out of range.
+            OnsetError: The adapter does not support the schedule or the cache, or a value is out of
+                range.
         """
         policy.adapter.capabilities.check_schedule(policy.name, schedule)
         self.policy = policy
-        self._cameras, self._max_sessions = cameras, max_sessions
+        self._cameras, self._max_sessions = in_order(policy, cameras), max_sessions
+        self.rows: RowEncoder | None = None
+        if cache is not None and cache.mode is not CacheMode.OFF:
+            self.rows = RowEncoder(policy, self._cameras, cache, selector, seed)
         self._name, self._seed, self._executed = schedule, seed, executed
         self._steps = policy.adapter.expert_steps if expert_steps is None else expert_steps
         self._device = device or torch.device("cpu")
-        self._sessions: OrderedDict[int, AdapterSession] = OrderedDict()
+        self._sessions: OrderedDict[Hashable, AdapterSession] = OrderedDict()
+        self._unsettled: list[Whose] = []
         self._samplers: dict[tuple[int, int], Sampler] = {}
         speed_up(policy.adapter.prefix_modules)
         self._sampler(0)  # now, so that a bad value is told at the start
 
-    def of(self, session: int) -> SessionEngine:
+    def using(self, whose: Whose) -> SessionEngine:
         """The engine for one session; what is kept of it is made when it is first asked for."""
+        session = whose.session
         if session not in self._sessions:
             self._sessions[session] = AdapterSession(self.policy, self._cameras)
             if len(self._sessions) > self._max_sessions:
-                self._sessions.popitem(last=False)
+                self.forget(next(iter(self._sessions)))
         self._sessions.move_to_end(session)
-        return SessionEngine(self, self._sessions[session])
+        return SessionEngine(self, self._sessions[session], whose)
+
+    def settle(self, cancelled: Callable[[], bool] = lambda: False) -> None:
+        """Slack time: readies the rows of the sessions that were answered since, newest last.
+
+        Args:
+            cancelled: Whether something more urgent has come; what is left is done next time.
+        """
+        while self.rows is not None and self._unsettled and not cancelled():
+            with torch.inference_mode():
+                if self.rows.settle(self._unsettled[0], cancelled):
+                    self._unsettled.pop(0)
+
+    def answered(self, whose: Whose) -> None:
+        """Notes that a session has its chunk."""
+        self._unsettled = [w for w in self._unsettled if w.session != whose.session] + [whose]
+
+    def forget(self, session: Hashable) -> None:
+        """Drops what is kept of a session that has ended."""
+        self._sessions.pop(session, None)
+        self._unsettled = [w for w in self._unsettled if w.session != session]
+        if self.rows is not None:
+            self.rows.forget(session)
 
     def stream(
         self,
@@ -127,10 +163,12 @@ class SessionEngine:
     Attributes:
         engine: The engine.
         session: What is kept of the session.
+        whose: Whose prefix rows to use; none are kept when None.
     """
 
     engine: LeRobotEngine
     session: AdapterSession
+    whose: Whose | None = None
 
     def stream(
         self,
@@ -145,7 +183,7 @@ class SessionEngine:
             OnsetError: An action came out non-finite, or the delay is more than the policy was
                 tuned for.
         """
-        engine, session = self.engine, self.session
+        engine, session, whose, figures = self.engine, self.session, self.whose, None
         policy, device = engine.policy, engine.device
         began = time.perf_counter_ns()
         tuning = policy.tuning
@@ -154,7 +192,10 @@ class SessionEngine:
         try:
             batch, slots = session.batch(observation, condition.state, prompt, device)
             with torch.inference_mode():
-                context = policy.adapter.encode(batch, slots)
+                if engine.rows is None or whose is None:
+                    context = policy.adapter.encode(batch, slots)
+                else:
+                    context, figures = engine.rows.encode(whose, observation, prompt, batch, slots)
             if device.type == "cuda":
                 torch.cuda.synchronize(device)  # so that its time is its own
         except (KeyError, TypeError, ValueError) as error:
@@ -172,6 +213,8 @@ class SessionEngine:
                 continue
             actions = session.actions(ripe.values[0])[used]
             if not np.isfinite(actions).all():
+                if engine.rows is not None and whose is not None:
+                    engine.rows.distrust(whose)
                 raise OnsetError(ErrorCode.INTERNAL, "actions", "non-finite", "finite actions")
             steps = start_step + ripe.indices[used] - condition.left_out
             if memory is not None:
@@ -185,7 +228,10 @@ class SessionEngine:
                 time.perf_counter_ns() - encoded,
                 ripe.step,
                 context.image_rows,
+                figures,
             )
+        if whose is not None:
+            engine.answered(whose)
 
 
 def walked(name: str, horizon: int, delay: int, steps: int, average: bool) -> Schedule:

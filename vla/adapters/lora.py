@@ -32,8 +32,8 @@ class LoraConfig:
         rank: Rank of their product; 0 for no adapters.
         alpha: The product is scaled by alpha / rank; twice the rank by default.
         targets: Regular expression of the layers' full names; by default LeRobot's choice for the
-            policy: the expert's queries and values, and the projections of state, action and time
-            (X-VLA: the attention of its transformer).
+            policy: the expert's queries and values and the projections of state, action and time;
+            of X-VLA the attention of its transformer.
     """
 
     rank: int = 0

@@ -50,6 +50,11 @@ class _PiAdapter(PrefixAdapter):
         vision = self.model.paligemma_with_expert.paligemma.config.vision_config
         return self.config.image_resolution[0] // int(vision.patch_size)
 
+    @property
+    def width(self) -> int:
+        text = self.model.paligemma_with_expert.paligemma.config.text_config
+        return int(text.hidden_size)
+
     def embed(self, batch: Batch, slots: Sequence[Slot] | None = None) -> Prefix:
         images, image_masks = self.policy._preprocess_images(batch)
         words, word_mask = batch[OBS_LANGUAGE_TOKENS], batch[OBS_LANGUAGE_ATTENTION_MASK]

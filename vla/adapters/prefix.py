@@ -69,6 +69,11 @@ class PrefixAdapter(FlowAdapter[PrefixContext]):
     def grid(self) -> int | None:
         """Image tokens per row and column of a picture; None where they are laid out otherwise."""
 
+    @property
+    @abstractmethod
+    def width(self) -> int:
+        """D, of a row of the prefix."""
+
     @abstractmethod
     def embed(self, batch: Batch, slots: Sequence[Slot] | None = None) -> Prefix:
         """Runs the image tower, and embeds everything else. Arguments as ``encode``."""

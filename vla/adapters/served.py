@@ -72,11 +72,13 @@ class ServedLeRobot:
         """What a server of it says. Names of dimensions are stand-ins: any names are taken.
 
         Raises:
-            OnsetError: The schedule is not supported, or more is to be executed than a chunk has.
+            OnsetError: The schedule or the cache is not supported, or more is to be executed than
+                a chunk has.
         """
         policy, adapter = self.policy, self.policy.adapter
         horizon, executed = adapter.horizon, config.executed or 1
         adapter.capabilities.check_schedule(policy.name, config.schedule)
+        adapter.capabilities.check_cache(policy.name, config.cache.mode)
         steps = config.steps or adapter.expert_steps
         schedule = walked(config.schedule, horizon, 0, steps, adapter.average)
         check_range("executed", executed, 1, horizon)
@@ -165,6 +167,8 @@ class ServedLeRobot:
             seed=config.seed,
             device=torch.device(config.device),
             max_sessions=config.max_sessions,
+            cache=config.cache,
+            selector=self.policy.selector,
         )
 
 

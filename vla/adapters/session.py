@@ -26,7 +26,7 @@ class AdapterSession:
     def __init__(self, policy: LeRobotPolicy, cameras: Mapping[str, str]) -> None:
         """Args:
         policy: What is served; its weights are shared.
-        cameras: Robot's camera to the key that the preprocessor takes.
+        cameras: Robot's camera to the key that the preprocessor takes, as ``in_order`` gives them.
         """
         # Together: the post-processor holds on to a step of the preprocessor.
         self._pre, self._post = copy.deepcopy((policy.pre, policy.post))
@@ -57,20 +57,13 @@ class AdapterSession:
         given: dict[str, Any] = {"task": [prompt]}
         if self._adapter.state_dim:
             given[OBS_STATE] = _row(state)
-        slots: dict[str, Slot] = {}
+        slots: list[Slot] = []
         for camera, key in self._cameras.items():
             frame = observation.frames[camera][0]
-            slots[key] = self._frames.slot(key, frame)
-            given[key] = self._image(frame, slots[key]).to(device)
+            slots.append(self._frames.slot(key, frame))
+            given[key] = self._image(frame, slots[-1]).to(device)
         batch = self._pre(given)
-        ordered = [slots[key] for key in self._in_order(batch, slots)]
-        return batch, [*ordered, *(self._frames.slot(key, None) for key in self._blank)]
-
-    def _in_order(self, batch: dict[str, Any], slots: dict[str, Slot]) -> list[str]:
-        """Keys that cameras came under, in the order in which the policy looks at them."""
-        order = {feature: i for i, feature in enumerate(self._adapter.cameras)}
-        renamed = {old: new for step in self._pre.steps for old, new in renames(step).items()}
-        return sorted(slots, key=lambda key: order[renamed.get(key, key)])
+        return batch, [*slots, *(self._frames.slot(key, None) for key in self._blank)]
 
     def _image(self, frame: NDArray[np.uint8], slot: Slot) -> Tensor:
         """float32 in 0..1. Shape (1, 3, h, w)."""
@@ -91,6 +84,14 @@ class AdapterSession:
     def actions(self, values: Tensor) -> NDArray[np.float32]:
         """A model's actions (n, D) in the robot's units, by LeRobot's post-processor: (n, A)."""
         return self._post(self._adapter.finish(values[None])[0]).numpy().astype(np.float32)
+
+
+def in_order(policy: LeRobotPolicy, cameras: Mapping[str, str]) -> dict[str, str]:
+    """Cameras as ``AdapterSession`` takes them, in the order in which the policy looks at them."""
+    order = {feature: i for i, feature in enumerate(policy.adapter.cameras)}
+    renamed = {old: new for step in policy.pre.steps for old, new in renames(step).items()}
+    pairs = sorted(cameras.items(), key=lambda pair: order[renamed.get(pair[1], pair[1])])
+    return dict(pairs)
 
 
 def renames(step: Any) -> dict[str, str]:

@@ -66,6 +66,10 @@ class SmolVLAAdapter(PrefixAdapter):
         # The connector joins so many patches, across and down, to a token.
         return size[0] // int(config.vision_config.patch_size) // int(config.scale_factor)
 
+    @property
+    def width(self) -> int:
+        return int(self.model.vlm_with_expert.config.text_config.hidden_size)
+
     def embed(self, batch: Batch, slots: Sequence[Slot] | None = None) -> Prefix:
         batch = self.policy._prepare_batch(dict(batch))
         images, image_masks = self.policy.prepare_images(batch)

@@ -16,6 +16,7 @@ from controller.errors import ErrorCode, OnsetError
 from controller.strategy import STRATEGIES
 from controller.types import CameraSpec, Dimension, Observation, RobotSpec
 from tests.vla.helpers import LocalServer
+from vla.cache.encoder import Whose
 from vla.serve.config import ServeConfig
 
 if TYPE_CHECKING:
@@ -62,6 +63,10 @@ def engine(policy: LeRobotPolicy, **settings: Any) -> Any:
     return served(policy).engine(ServeConfig(**settings))
 
 
+def whose(session: int) -> Whose:
+    return Whose(session, "")
+
+
 def chunk(parts: Iterator) -> np.ndarray:
     parts = list(parts)
     order = np.argsort(np.concatenate([p.steps for p in parts]))
@@ -101,7 +106,9 @@ def test_served_actions_are_lerobots(kind: str, loaded: dict[str, LeRobotPolicy]
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_first_actions_come_first_with_has(kind: str, loaded: dict[str, LeRobotPolicy]):
-    parts = list(engine(loaded[kind], schedule="has").of(0).stream(observation(1), PROMPT))
+    parts = list(
+        engine(loaded[kind], schedule="has").using(whose(0)).stream(observation(1), PROMPT)
+    )
     assert parts[0].expert_steps == 1
     assert parts[0].steps.tolist() == [10]
     assert sorted(s for p in parts for s in p.steps.tolist()) == list(range(10, 16))
@@ -112,7 +119,7 @@ def test_the_first_actions_come_first_with_has(kind: str, loaded: dict[str, LeRo
 def test_a_prefix_is_continued_in_the_robots_units(kind: str, loaded: dict[str, LeRobotPolicy]):
     from vla.adapters.capabilities import Tuning
 
-    tuned = engine(replace(loaded[kind], tuning=Tuning(max_delay=3))).of(0)
+    tuned = engine(replace(loaded[kind], tuning=Tuning(max_delay=3))).using(whose(0))
     rows = np.linspace(-1, 1, 8, dtype=np.float32).reshape(2, 4)
     asked = observation(2, committed=rows, delay=2)
     parts = [list(tuned.stream(asked, PROMPT, STRATEGIES["prefix"])) for _ in range(2)]
@@ -128,7 +135,7 @@ def test_a_prefix_is_continued_in_the_robots_units(kind: str, loaded: dict[str, 
 def test_a_guide_draws_the_chunk_to_the_old_one(
     kind: str, name: str, loaded: dict[str, LeRobotPolicy]
 ):
-    session = engine(loaded[kind]).of(0)
+    session = engine(loaded[kind]).using(whose(0))
     free = chunk(session.stream(observation(1), PROMPT))
     old = (free + 0.3).astype(np.float32)
     asked = observation(1, committed=old[:2], planned=old[2:5], delay=2)
@@ -141,12 +148,12 @@ def test_sessions_have_processors_of_their_own_and_one_copy_of_the_weights(
 ):
     policy = loaded["pi0"]
     shared = engine(policy)
-    one, other = shared.of(1), shared.of(2)
+    one, other = shared.using(whose(1)), shared.using(whose(2))
     assert one.session._pre is not other.session._pre
     assert one.session._adapter is other.session._adapter
-    assert shared.of(1).session is one.session
+    assert shared.using(whose(1)).session is one.session
     # Interleaved, each has what it has alone.
-    alone = chunk(engine(policy).of(0).stream(observation(1), PROMPT))
+    alone = chunk(engine(policy).using(whose(0)).stream(observation(1), PROMPT))
     parts = one.stream(observation(1), PROMPT)
     chunk(other.stream(observation(2), "push"))
     np.testing.assert_allclose(chunk(parts), alone, atol=1e-6)
@@ -154,29 +161,31 @@ def test_sessions_have_processors_of_their_own_and_one_copy_of_the_weights(
 
 def test_the_session_unused_for_longest_is_forgotten(loaded: dict[str, LeRobotPolicy]):
     shared = engine(loaded["smolvla"], max_sessions=2)
-    first = shared.of(1).session
-    shared.of(2)
-    assert shared.of(1).session is first
-    shared.of(3)
-    assert shared.of(1).session is first
+    first = shared.using(whose(1)).session
+    shared.using(whose(2))
+    assert shared.using(whose(1)).session is first
+    shared.using(whose(3))
+    assert shared.using(whose(1)).session is first
     assert len(shared._sessions) == 2
+    shared.forget(1)
+    assert list(shared._sessions) == [3]
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_unchanged_frames_change_nothing_but_the_time(kind: str, loaded: dict[str, LeRobotPolicy]):
     policy = loaded[kind]
-    session = engine(policy).of(0)
+    session = engine(policy).using(whose(0))
     chunk(session.stream(observation(1), PROMPT))
     before = policy.adapter.tower.runs
     again = observation(1, state=np.full(5, 0.4, np.float32))
     kept = chunk(session.stream(again, PROMPT))
     assert policy.adapter.tower.runs == before
-    fresh = chunk(engine(policy).of(0).stream(again, PROMPT))
+    fresh = chunk(engine(policy).using(whose(0)).stream(again, PROMPT))
     np.testing.assert_allclose(kept, fresh, atol=1e-6)
 
 
 def test_what_lerobot_raises_is_told_to_that_robot_alone(loaded: dict[str, LeRobotPolicy]):
-    session = engine(loaded["smolvla"]).of(0)
+    session = engine(loaded["smolvla"]).using(whose(0))
     whole = session.session._pre
 
     class Strict:
@@ -243,8 +252,10 @@ def test_cameras_are_mapped_by_name(loaded: dict[str, LeRobotPolicy]):
     swapped.check_robot(robot(cameras=("b", "a")))
     asked = observation(1)
     turned = {"b": asked.frames["front"], "a": asked.frames["wrist"]}
-    ours = swapped.engine(ServeConfig()).of(0).stream(replace(asked, frames=turned), PROMPT)
-    plain = engine(policy).of(0).stream(asked, PROMPT)
+    ours = (
+        swapped.engine(ServeConfig()).using(whose(0)).stream(replace(asked, frames=turned), PROMPT)
+    )
+    plain = engine(policy).using(whose(0)).stream(asked, PROMPT)
     np.testing.assert_array_equal(chunk(ours), chunk(plain))
     for pairs in (["a=observation.images.front"], [f"a={keys[0]}", f"b={keys[0]}"]):
         with pytest.raises(OnsetError, match="each of"):

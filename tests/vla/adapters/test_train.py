@@ -18,13 +18,16 @@ pytest.importorskip("lerobot.datasets.lerobot_dataset", reason="needs the train 
 
 
 @pytest.mark.timeout(300)
-def test_lerobot_train_takes_what_was_collected(tmp_path: Path, language: Path, monkeypatch):
+def test_lerobot_train_takes_what_was_collected(
+    tmp_path: Path, language: Path, monkeypatch, capsys: pytest.CaptureFixture[str]
+):
     from lerobot.scripts.lerobot_train import main
 
     from scripts import finetune_lerobot
     from scripts.finetune_lerobot import Args
     from vla.adapters.finetune import FinetuneConfig
     from vla.adapters.load import load_lerobot_policy
+    from vla.adapters.lora import LoraConfig
     from vla.adapters.served import ServedLeRobot
     from vla.serve.config import ServeConfig
     from vla.serve.runner import blank_observation
@@ -62,6 +65,17 @@ def test_lerobot_train_takes_what_was_collected(tmp_path: Path, language: Path, 
     args = Args(str(trained), "onset/test", tmp_path / "tuned", root, train=settings)
     assert finetune_lerobot.main(args) == 0
     assert finetune_lerobot.main(replace(args, train=replace(settings, steps=3))) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "goes on at step 2" in said
+    assert "3, of which 1 now" in said
+    lora = replace(settings, lora=LoraConfig(rank=2))
+    assert finetune_lerobot.main(replace(args, out=tmp_path / "lora", train=lora)) == 0
+    assert "adapters of rank 2" in capsys.readouterr().out
+    assert (tmp_path / "lora" / "pretrained_model" / "adapter_model.safetensors").is_file()
+    # What the run was begun with is another policy.
+    other = str(tmp_path / "lora" / "pretrained_model")
+    assert finetune_lerobot.main(replace(args, policy=other)) == 2
+    assert "origin.policy" in capsys.readouterr().err
 
     policy = load_lerobot_policy(str(tmp_path / "tuned" / "pretrained_model"))
     served = ServedLeRobot(policy)
