@@ -17,6 +17,7 @@ from controller.types import CameraSpec, Observation, RobotSpec
 from vla.cache.config import CacheConfig
 from vla.cache.encoder import Whose
 from vla.cache.heads import CacheHeads
+from vla.cache.prefix import PrefixEncoder
 from vla.cache.selector import Selector, SelectorMeta
 from vla.checkpoint import Checkpoint, PolicyMeta, random_checkpoint
 from vla.chunking import Condition
@@ -92,7 +93,10 @@ def measure_large(
     """
     checkpoint = large_checkpoint(like)
     selector = large_selector(checkpoint)
-    engines = {n: Engine(checkpoint, cache=c, selector=selector) for n, c in methods.items()}
+    prefix = PrefixEncoder(checkpoint.model)
+    engines = {
+        n: Engine(checkpoint, cache=c, selector=selector, prefix=prefix) for n, c in methods.items()
+    }
     prompt = checkpoint.meta.prompts[0]
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in (*methods, "module")}
     order = np.random.default_rng(0)

@@ -15,6 +15,7 @@ from sim.rollout import loop_config, run_episode
 from sim.tasks import make_task
 from vla.cache.config import CacheConfig, CacheMode
 from vla.cache.encoder import Whose
+from vla.cache.prefix import PrefixEncoder
 from vla.cache.selector import Selector
 from vla.checkpoint import Checkpoint
 from vla.engine import Engine, Finished
@@ -127,16 +128,18 @@ def measure_task(
         episodes: How many.
         first_seed: Seeds first_seed, first_seed + 1, ...
     """
+    prefix = PrefixEncoder(checkpoint.model)  # one for all: a robot's server has one too
     engines = {
         m.name: Engine(
             checkpoint,
             schedule="has",
             cache=CacheConfig(m.mode, m.rows, slack=m.slack),
             selector=selector,
+            prefix=prefix,
         )
         for m in METHODS
     }
-    noisy = Engine(checkpoint, schedule="has", seed=1)
+    noisy = Engine(checkpoint, schedule="has", seed=1, prefix=prefix)
     robot = SimRobot(make_task(task))
     arm = np.flatnonzero([d.unit == "rad" for d in robot.spec.action])
     done = Measured()

@@ -170,7 +170,7 @@ class Engine:
             observation,
             prompt,
             torch.from_numpy(scales.one_state(state)).to(self.device),
-            torch.tensor([condition.start], device=self.device),
+            torch.from_numpy(np.array([condition.start])).to(self.device),
         )
         prefix, guide = condition.prefix, condition.guide
         if prefix is not None:

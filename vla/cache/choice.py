@@ -82,10 +82,11 @@ class Chooser:
         if config.mode is CacheMode.LEARNED:
             _check_selector(selector, checkpoint, self._count)
         self.grippers = np.flatnonzero([d.unit == "1" for d in robot.state])
-        self._arm = np.flatnonzero([d.unit == "rad" for d in robot.state])
+        # As plain numbers: a call into numpy costs more than the arithmetic of a few joints.
+        self._held = self.grippers.tolist()
+        self._arm = [i for i, d in enumerate(robot.state) if d.unit == "rad"]
         moving = selector.meta.moving if selector is not None else ()
-        shares = [np.inf if name in moving else config.cut_share for name in model.cameras]
-        self._cut_shares = np.array(shares, np.float32)
+        self._cut_shares = [np.inf if n in moving else config.cut_share for n in model.cameras]
         self._recovered = config.recovered(self._count)
 
     def bias(self, instruction: Callable[[], Array]) -> Array | None:
@@ -117,7 +118,7 @@ class Chooser:
             reason = DenseReason.NON_FINITE
         if reason is None and config.mode is CacheMode.DENSE:
             reason = DenseReason.MODE
-        reason = reason or order_reason(observation, cache.seen, self.grippers, config)
+        reason = reason or order_reason(observation, cache.seen, self._held, config)
         if reason is None and config.mode is CacheMode.PERIODIC:
             again = cache.since + 1 >= config.period
             return Choice(DenseReason.PERIOD if again else None, _NONE, ages)
@@ -160,9 +161,9 @@ class Chooser:
         selector = self._selector
         if selector is None or cache.bias is None:
             raise OnsetError(ErrorCode.INTERNAL, "cache", "no selector", "one, for this mode")
-        moved = np.abs(observation.state - cache.seen.state)
-        arm = float(moved[self._arm].max(initial=0.0))
-        grippers = float(moved[self.grippers].max(initial=0.0))
+        now, then = observation.state.tolist(), cache.seen.state.tolist()
+        arm = max((abs(now[i] - then[i]) for i in self._arm), default=0.0)
+        grippers = max((abs(now[i] - then[i]) for i in self._held), default=0.0)
         tokens = token_features(changes, ages, arm, grippers)
         scores = selector.scores(tokens, cache.bias)
         return scores, count or self._counts[selector.choice(tokens, scores)]

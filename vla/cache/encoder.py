@@ -200,11 +200,12 @@ class CachedEncoder:
             self._shadow.copy_from(cache.slot)
         self._shadows = None  # half written, if anything fails
         chosen, ages = choice.rows, choice.ages
-        each = self.prefix.patches
-        parts = np.split(chosen, np.searchsorted(chosen, self._ends))
-        local = [rows - i * each for i, rows in enumerate(parts)]
+        local, begin = [], 0
+        for number, end in enumerate((*chosen.searchsorted(self._ends).tolist(), len(chosen))):
+            local.append(chosen[begin:end] - number * self.prefix.patches)
+            begin = end
         fresh = [p.take(rows, 0) for p, rows in zip(patches, local, strict=True)]
-        active = torch.from_numpy(np.concatenate([chosen, self._texts])).to(self.prefix.device)
+        active = torch.from_numpy(np.concatenate((chosen, self._texts))).to(self.prefix.device)
         self.prefix.encode(self._shadow, cache.prompt, self._floats(fresh), active)
         cache.valid = False
         cache.slot, self._shadow = self._shadow, cache.slot

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,29 +67,28 @@ class Seen:
 
 
 def order_reason(
-    observation: Observation, seen: Seen, grippers: NDArray[np.int64], config: CacheConfig
+    observation: Observation, seen: Seen, grippers: Sequence[int], config: CacheConfig
 ) -> DenseReason | None:
     """What the robot's word alone says against reuse.
 
     Args:
         observation: The new one.
         seen: The last one.
-        grippers: Which state dimensions are grippers. Shape (G,).
+        grippers: Which state dimensions are grippers. G of them.
         config: The limits.
     """
     if observation.step <= seen.step or observation.id <= seen.observation_id:
         return DenseReason.ORDER
     if observation.step - seen.step > config.gap:
         return DenseReason.GAP
-    if len(grippers):
-        moved = np.abs(observation.state[grippers] - seen.grippers)
-        if moved.max() > config.gripper:
+    for index, held in zip(grippers, seen.grippers.tolist(), strict=True):
+        if abs(float(observation.state[index]) - held) > config.gripper:
             return DenseReason.GRIPPER
     return None
 
 
 def is_cut(
-    changes: NDArray[np.float32], per_camera: int, shares: NDArray[np.float32], level: float
+    changes: NDArray[np.float32], per_camera: int, shares: Sequence[float], level: float
 ) -> bool:
     """Whether most of a camera's picture has changed.
 
@@ -97,11 +96,11 @@ def is_cut(
         changes: As ``Patcher.changes``. Shape (N, 6).
         per_camera: P, patches of a camera.
         shares: Share of a camera's patches that makes a cut; above 1 where the camera is on the
-            arm and its whole picture moves with it. Shape (C,).
+            arm and its whole picture moves with it. C of them.
         level: Mean difference of a patch that is wholly changed, of full scale.
     """
-    changed = changes[:, 3] > level
-    if np.count_nonzero(changed) <= shares.min() * per_camera:
-        return False
-    changed = changed.reshape(-1, per_camera)
-    return bool((np.count_nonzero(changed, axis=1) > shares * per_camera).any())
+    changed = (changes[:, 3] > level).reshape(-1, per_camera)
+    return any(
+        np.count_nonzero(camera) > share * per_camera
+        for camera, share in zip(changed, shares, strict=True)
+    )

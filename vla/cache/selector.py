@@ -91,8 +91,12 @@ class Selector:
     def choice(self, tokens: Float, scores: Float) -> int:
         """Which of ``row_counts`` to compute."""
         (enter, bias), (leave, out) = self._ratio_enter, self._ratio_leave
-        hidden = np.maximum(pooled(tokens, scores) @ enter + bias, 0)
-        return int(np.argmax(hidden @ leave + out))
+        hidden = pooled(tokens, scores) @ enter
+        hidden += bias
+        np.maximum(hidden, 0, out=hidden)
+        chances = hidden @ leave
+        chances += out
+        return int(chances.argmax())
 
     def save(self, path: Path) -> None:
         """Writes ``path`` (``.safetensors``) and the JSON beside it."""
@@ -126,7 +130,9 @@ def pooled(tokens: Float, scores: Float) -> Float:
     np.add.reduce(tokens, 0, out=found[:FEATURES])
     found[:FEATURES] /= len(tokens)
     np.maximum.reduce(tokens, 0, out=found[FEATURES : 2 * FEATURES])
-    found[2 * FEATURES :] = np.sort(scores)[ranks(len(scores))]
+    ordered = scores.copy()
+    ordered.sort()
+    ordered.take(ranks(len(scores)), out=found[2 * FEATURES :], mode="clip")
     return found
 
 
