@@ -82,6 +82,10 @@ class Axis:
         below, above = stop.reach(v, a, most, jerk)
         return self._low <= p + below and p + above <= self._high
 
+    def clipped(self, state: State) -> State:
+        """A state whose position is, by rounding, outside the limits."""
+        return min(max(state[0], self.lower), self.upper), state[1], state[2]
+
     def ends_outside(self, then: State) -> bool:
         """Whether the fastest stop from a state ends outside the limits of position."""
         below, above = stop.reach(then[1], then[2], self.acceleration, self.jerk)

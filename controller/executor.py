@@ -14,7 +14,6 @@ ticks were missed: then the set-point is late and no jump.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import cached_property
 from math import isfinite, sumprod
 from typing import NamedTuple
 
@@ -54,8 +53,7 @@ class ExecutorConfig:
     bandwidth: float = 45.0
 
 
-@dataclass(frozen=True)
-class Execution:
+class Execution(NamedTuple):
     """What one tick decided.
 
     Attributes:
@@ -85,7 +83,7 @@ class Execution:
     refused: bool
     change: Change | None
 
-    @cached_property
+    @property
     def command(self) -> Array:
         """The set-point to write. Shape (A,)."""
         return np.array([p for p, _, _ in self.states])

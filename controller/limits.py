@@ -200,8 +200,8 @@ class Limiter:
 
     def _set(self, states: list[State]) -> None:
         self.states = [
-            (min(max(p, axis.lower), axis.upper), v, a)
-            for (p, v, a), axis in zip(states, self._axes, strict=True)
+            state if axis.lower <= state[0] <= axis.upper else axis.clipped(state)
+            for state, axis in zip(states, self._axes, strict=True)
         ]
 
     @property
@@ -288,7 +288,7 @@ class Limiter:
             position: Where the target will be at the end of this period. Length A.
             velocity: How fast it will be moving then. Length A.
         """
-        if not all(map(isfinite, drive)) or not all(map(isfinite, (*position, *velocity))):
+        if not isfinite(sum(drive) + sum(position) + sum(velocity)):
             return self._refuse()
         t, (k0, k1, k2) = self._period_s, feedback
         then: list[State | None] = []
@@ -300,10 +300,12 @@ class Limiter:
                 continue
             self._halting[i] = False
             asked = drive[i] - k0 * p - k1 * v - k2 * a
-            most = min(axis.jerk, (axis.acceleration - a) / t)
-            least = max(-axis.jerk, (-axis.acceleration - a) / t)
-            j = min(max(asked, least), most)
-            if j != asked:
+            most, least = (axis.acceleration - a) / t, (-axis.acceleration - a) / t
+            most = most if most < axis.jerk else axis.jerk
+            least = least if least > -axis.jerk else -axis.jerk
+            j = asked
+            if not least <= asked <= most:
+                j = min(max(asked, least), most)
                 self.limited |= 1 << i
                 if abs(asked) > FAR * axis.jerk:
                     then.append(None)
