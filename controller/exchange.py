@@ -13,9 +13,11 @@ segment of their own, the same for every robot, so that it takes no more than it
 from __future__ import annotations
 
 import struct
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from controller.plan import Ahead, Plan
 from controller.shared import LatestLayout, Segment, WordLayout, used_segments
@@ -29,6 +31,7 @@ _STOP_SUFFIX = ".stop"
 _HEAD = struct.Struct("<8q")  # of a plan: the fields before its arrays
 
 
+@cache
 def plan_dtype(actions: int) -> np.dtype:
     """A plan in shared memory: row i is step ``first_step + i``; ``count`` rows are used."""
     return np.dtype(
@@ -116,26 +119,30 @@ class Sent[P: Ahead](NamedTuple):
     round_trip_ns: int = -1
 
 
+def packed(sent: Sent[Plan], spec: RobotSpec) -> NDArray[np.void]:
+    """A plan as its record; steps beyond ``PLAN_ROWS`` are left out. Shape ()."""
+    record, plan = np.zeros((), plan_dtype(len(spec.action))), sent.plan
+    count = min(len(plan.observation_ids), PLAN_ROWS)
+    record["episode"], record["begin_ns"] = sent.episode, sent.begin_ns
+    record["first_step"], record["version"] = plan.first_step, plan.version
+    record["renewed_ns"], record["round_trip_ns"] = plan.renewed_ns, sent.round_trip_ns
+    record["placed"] = sent.placed
+    record["count"] = count
+    record["observation_ids"][:count] = plan.observation_ids[:count]
+    if plan.actions.size:
+        record["actions"][:count] = plan.actions[:count]
+    return record
+
+
 class PlanWriter:
     """The client's end: publishes what changes."""
 
     def __init__(self, segment: Segment, spec: RobotSpec) -> None:
-        self._latest = segment.latest("plan")
-        self._record = np.zeros((), plan_dtype(len(spec.action)))
+        self._latest, self._spec = segment.latest("plan"), spec
 
     def write(self, sent: Sent[Plan]) -> None:
         """Publishes a plan; steps beyond ``PLAN_ROWS`` follow with a later one."""
-        record, plan = self._record, sent.plan
-        count = min(len(plan.observation_ids), PLAN_ROWS)
-        record["episode"], record["begin_ns"] = sent.episode, sent.begin_ns
-        record["first_step"], record["version"] = plan.first_step, plan.version
-        record["renewed_ns"], record["round_trip_ns"] = plan.renewed_ns, sent.round_trip_ns
-        record["placed"] = sent.placed
-        record["count"] = count
-        record["observation_ids"][:count] = plan.observation_ids[:count]
-        if plan.actions.size:
-            record["actions"][:count] = plan.actions[:count]
-        self._latest.write(record)
+        self._latest.write(packed(sent, self._spec))
 
 
 class ArrivedPlan:

@@ -55,7 +55,7 @@ class Args:
         when_done: What to do at the end: hold where the arm stopped, or go to the park pose first.
         orphan_s: Without a client for so long, end [s]; 0: hold for ever.
         rehearse: Run a tick that moves nothing shortly before each, so that the tick finds its
-            caches warm; costs 2 to 5 % of a core.
+            caches warm; costs 3 to 6 % of a core.
         ladder: Thresholds of the modes.
         realtime: What is asked of the system.
     """
