@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -56,10 +57,13 @@ def test_lerobot_train_takes_what_was_collected(
         "save_freq": 2,
         "wandb.enable": "false",
     }
-    command = ["lerobot-train", *(f"--{name}={value}" for name, value in options.items())]
-    monkeypatch.setattr(sys, "argv", command)
-    main()
 
+    def lerobot_train(options: dict[str, Any]) -> None:
+        command = ["lerobot-train", *(f"--{name}={value}" for name, value in options.items())]
+        monkeypatch.setattr(sys, "argv", command)
+        main()
+
+    lerobot_train(options)
     trained = out / "checkpoints" / "last" / "pretrained_model"
     settings = FinetuneConfig(steps=2, batch=2, max_delay=3, max_start=2)
     args = Args(str(trained), "onset/test", tmp_path / "tuned", root, train=settings)
@@ -83,3 +87,13 @@ def test_lerobot_train_takes_what_was_collected(
     served.check_robot(robot.spec)
     parts = list(served.engine(ServeConfig()).stream(blank_observation(robot.spec), robot.prompt))
     assert np.concatenate([p.actions for p in parts]).shape == (8, 6)
+
+    # Adapters that LeRobot trained are served as well.
+    common = {n: v for n, v in options.items() if not n.startswith("policy.")}
+    low = {"output_dir": tmp_path / "peft", "peft.method_type": "LORA", "peft.r": 2}
+    path = {"policy.path": trained, "policy.push_to_hub": "false"}
+    lerobot_train(common | path | low)
+    theirs = tmp_path / "peft" / "checkpoints" / "last" / "pretrained_model"
+    assert not (theirs / "model.safetensors").exists()
+    served = ServedLeRobot(load_lerobot_policy(str(theirs)))
+    assert served.policy.digest != load_lerobot_policy(str(trained)).digest
