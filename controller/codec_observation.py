@@ -119,14 +119,14 @@ def _decode_observation(message: pb.Observation, robot: RobotSpec) -> Observatio
         id=message.id,
         step=message.step,
         capture_ns=message.capture_ns,
-        state=np.array(message.state, dtype=np.float32),
+        state=np.array(message.state[:], dtype=np.float32),
         frames={},
         committed=_rows("observation.committed", message.committed, robot),
         planned=_rows("observation.planned", message.planned, robot),
         delay=message.delay,
         deadline_ns=message.deadline_ns,
-        forecast=np.array(message.forecast, dtype=np.float32) if message.forecast else None,
-        set_point=np.array(message.set_point, dtype=np.float32) if message.set_point else None,
+        forecast=np.array(message.forecast[:], dtype=np.float32) if message.forecast else None,
+        set_point=np.array(message.set_point[:], dtype=np.float32) if message.set_point else None,
         prompt=message.prompt if message.HasField("prompt") else None,
     )
     _check_vectors(observation, robot)
@@ -144,7 +144,7 @@ def _rows(field: str, values: Sequence[float], robot: RobotSpec) -> Float:
             f"{len(values)} values",
             f"a multiple of {width}: {list(robot.action_names)}",
         )
-    return np.array(values, dtype=np.float32).reshape(-1, width)
+    return np.array(values[:], dtype=np.float32).reshape(-1, width)  # a list: faster than values
 
 
 def _check_vectors(observation: Observation, robot: RobotSpec) -> None:

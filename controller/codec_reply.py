@@ -71,8 +71,8 @@ def decode_slice(message: pb.ActionSlice, robot: RobotSpec) -> ActionSlice:
     piece = ActionSlice(
         observation_id=message.observation_id,
         start_step=message.start_step,
-        steps=np.array(message.steps, dtype=np.int64),
-        actions=np.array(message.actions, dtype=np.float32).reshape(count, width),
+        steps=np.array(message.steps[:], dtype=np.int64),
+        actions=np.array(message.actions[:], dtype=np.float32).reshape(count, width),
         final=message.final,
         timing=Timing(
             queue_ns=timing.queue_ns,

@@ -56,6 +56,8 @@ class Args:
         cache_mib: Memory for the caches of all sessions [MiB].
         max_sessions: How many robots at a time.
         metrics_every_s: How often counts and durations are logged [s].
+        keep_awake: Keeps the machine's processors from falling asleep while a session is open,
+            which costs power; takes write permission to /dev/cpu_dma_latency.
     """
 
     policy: str
@@ -74,6 +76,7 @@ class Args:
     cache_mib: int = 256
     max_sessions: int = 64
     metrics_every_s: float = 60.0
+    keep_awake: bool = True
 
 
 def main(args: Args) -> int:
@@ -99,6 +102,7 @@ def main(args: Args) -> int:
             seed=args.seed,
             max_sessions=args.max_sessions,
             metrics_every_s=args.metrics_every_s,
+            keep_awake=args.keep_awake,
             cache=CacheConfig(
                 CacheMode(args.cache), args.cache_rows, budget=args.cache_mib * 2**20
             ),

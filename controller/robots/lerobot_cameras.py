@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
 
-import cv2
 import numpy as np
 
 from controller.clock import Clock, MonotonicClock
 from controller.errors import ErrorCode, OnsetError
+from controller.frames import fit_image
 from controller.robots import lerobot_library as library
 from controller.robots.lerobot_setup import Fit, LeRobotSetup
 from controller.types import CameraSpec, Image, RobotSpec
@@ -126,17 +126,13 @@ def _fitted(frame: Any, spec: CameraSpec, fit: Fit) -> Image:
             f"{image.dtype} {image.shape}",
             f"uint8 ({spec.height}, {spec.width}, 3)",
         )
-    if image.shape[:2] == size:
-        return image
     if fit is Fit.CROP:
         h, w = image.shape[:2]
         height = min(h, max(1, round(w * spec.height / spec.width)))
         width = min(w, max(1, round(h * spec.width / spec.height)))
         top, left = (h - height) // 2, (w - width) // 2
         image = image[top : top + height, left : left + width]
-    smaller = image.shape[0] >= spec.height
-    how = cv2.INTER_AREA if smaller else cv2.INTER_LINEAR
-    return np.asarray(cv2.resize(image, (spec.width, spec.height), interpolation=how), np.uint8)
+    return fit_image(image, spec.height, spec.width)
 
 
 def _captured_ns(camera: Any, default_ns: int) -> int:

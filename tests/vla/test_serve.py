@@ -12,6 +12,7 @@ from controller.errors import ErrorCode, OnsetError
 from controller.messages import Close, Notice, NoticeKind, Reset
 from controller.strategy import STRATEGIES
 from controller.types import CacheFigures, FrameEncoding
+from controller.wakeful import Wakeful
 from tests.vla.helpers import (
     HORIZON,
     MS,
@@ -395,6 +396,33 @@ def test_a_robot_that_does_not_read_is_not_read_from(server):
         errors = [wire.error().code for _ in range(3000)]
         assert set(errors) == {11}
         assert wire.next().slice.observation_id == 0
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_processors_are_kept_awake_while_a_session_is_open(tiny, tmp_path, monkeypatch, wanted):
+    device = tmp_path / "cpu_dma_latency"
+    device.touch()
+    kept = Wakeful(device)
+    monkeypatch.setattr("vla.serve.server.Wakeful", lambda: kept)
+    with LocalServer(tiny, keep_awake=wanted) as server:
+        with link_to(server), link_to(server, robot_id="another"):
+            assert kept.awake == wanted
+        until(lambda: not kept.awake)
+        with link_to(server):
+            assert kept.awake == wanted
+    assert not kept.awake
+
+
+@pytest.mark.parametrize("inline", [True, False])
+def test_several_compressed_frames_are_decoded_each_for_its_camera(tiny, monkeypatch, inline):
+    monkeypatch.setattr("vla.serve.stream._COMPRESSED_INLINE_BYTES", 10**9 if inline else 0)
+    asked = [observation(number) for number in range(3)]
+    robot = robot_with(FrameEncoding.PNG)
+    with LocalServer(tiny) as server, link_to(server, robot) as link:
+        for item in asked:
+            link.submit(item)
+            expected = Engine(tiny).chunk(item, PROMPTS[0])
+            np.testing.assert_allclose(chunk_of(link).actions, expected, atol=1e-6)
 
 
 def test_more_robots_than_allowed_are_refused_for_now(tiny):
