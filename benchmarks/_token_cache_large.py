@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from controller.types import CameraSpec, Observation, RobotSpec
+from vla.cache.asked import Whose
 from vla.cache.config import CacheConfig
-from vla.cache.encoder import Whose
 from vla.cache.heads import CacheHeads
 from vla.cache.prefix import PrefixEncoder
 from vla.cache.selector import Selector, SelectorMeta
@@ -83,10 +83,19 @@ def moving_squares(robot: RobotSpec, count: int) -> Iterator[Observation]:
         yield replace(blank, id=number, step=4 * number, frames=frames)
 
 
+@dataclass(frozen=True)
+class LargeTimes:
+    """What one encoding took [ms]; attributes as in ``_token_cache_methods.Reply``."""
+
+    encode_ms: float
+    choice_ms: float = 0.0
+    scoring_ms: float = 0.0
+
+
 def measure_large(
     like: Checkpoint, methods: dict[str, CacheConfig], rounds: int
-) -> dict[str, list[tuple[float, float]]]:
-    """Times of encoding [ms], and of the choice of rows in it, by method.
+) -> dict[str, list[LargeTimes]]:
+    """Times of encoding, and of the choice of rows in it, by method.
 
     Slack time is used, and not counted. "module" is the model's own ``encode``, whose gains the
     others have taken.
@@ -98,7 +107,7 @@ def measure_large(
         n: Engine(checkpoint, cache=c, selector=selector, prefix=prefix) for n, c in methods.items()
     }
     prompt = checkpoint.meta.prompts[0]
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in (*methods, "module")}
+    times: dict[str, list[LargeTimes]] = {name: [] for name in (*methods, "module")}
     order = np.random.default_rng(0)
     for number, observation in enumerate(moving_squares(checkpoint.meta.robot, rounds + 3)):
         for index in order.permutation(len(engines)):
@@ -109,9 +118,11 @@ def measure_large(
                 pass
             engines[name].settle()
             if number >= 3:
-                times[name].append((encode_ms, engines[name].encoder.choice_ns * 1e-6))
+                made = engines[name].encoder
+                found = LargeTimes(encode_ms, made.choice_ns * 1e-6, made.scoring_ns * 1e-6)
+                times[name].append(found)
         if number >= 3:
-            times["module"].append((_module_ms(checkpoint, observation, prompt), 0.0))
+            times["module"].append(LargeTimes(_module_ms(checkpoint, observation, prompt)))
     return times
 
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
+from benchmarks._token_cache_floor import half_precision
 from controller.types import CacheFigures, Observation
 from sim.env import SimRobot
 from sim.reuse_film import ReuseFilm
 from sim.rollout import loop_config, run_episode
 from sim.tasks import make_task
+from vla.cache.asked import Whose
 from vla.cache.config import CacheConfig, CacheMode
-from vla.cache.encoder import Whose
 from vla.cache.prefix import PrefixEncoder
 from vla.cache.selector import Selector
 from vla.checkpoint import Checkpoint
@@ -66,7 +66,8 @@ class Reply:
         encode_ms: Inputs, choice of rows, vision and prefix [ms].
         encode_cpu_ms: The processor's time of choice, vision and prefix [ms]; other processes that
             share the machine are not in it.
-        choice_ms: Of it, the choice of rows [ms].
+        choice_ms: Of it, the choice of rows: differences, rules, selector, predictor [ms].
+        scoring_ms: Of that, selector and predictor [ms].
         figures: What was computed.
         error: Greatest difference of an arm action to the one of all rows [rad].
     """
@@ -74,6 +75,7 @@ class Reply:
     encode_ms: float
     encode_cpu_ms: float
     choice_ms: float
+    scoring_ms: float
     figures: CacheFigures
     error: float
 
@@ -163,14 +165,18 @@ def measure_task(
             encoder = engines[name].encoder
             encode_ms = pieces[name][0].encode_ns * 1e-6
             reply = Reply(
-                encode_ms, encoder.encode_cpu_ns * 1e-6, encoder.choice_ns * 1e-6, figures, error
+                encode_ms,
+                encoder.encode_cpu_ns * 1e-6,
+                encoder.choice_ns * 1e-6,
+                encoder.scoring_ns * 1e-6,
+                figures,
+                error,
             )
             done.replies.setdefault(name, []).append(reply)
             if error > done.worst.setdefault(name, Worst()).error:
                 newest = [frames[c.name][0] for c in robot.spec.cameras]
                 done.worst[name] = Worst(error, newest, encoder.chosen.copy())
-        with torch.autocast("cpu", torch.bfloat16):
-            half = joined(list(engines["off"].stream(observation, robot.prompt)))
+        half = half_precision(engines["off"], observation, robot.prompt)
         other = joined(list(noisy.stream(observation, robot.prompt)))
         for name, chunk in zip(FLOORS, (half, other), strict=True):
             done.floors[name].append(float(np.abs(chunk[:COMPARED, arm] - exact).max()))

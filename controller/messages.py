@@ -15,7 +15,6 @@ class NoticeKind(StrEnum):
 
     OVERLOAD = "overload"
     DRAIN = "drain"
-    DENSE_REFRESH = "dense_refresh"
     SUPERSEDED = "superseded"
 
 

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 
 from controller.link import EpisodicLink, PolicyLink, WaitingLink
-from controller.types import ActionSlice, Observation, Timing
+from controller.types import ActionSlice, CacheFigures, Observation, Timing
 
 
 @dataclass(frozen=True)
@@ -18,12 +18,14 @@ class Reply:
         first_ns: Capture to the first actions, robot's clock [ns].
         whole_ns: Capture to the last actions [ns].
         server: The server's own durations, until the last slice.
+        cache: How much the server computed anew; None where it does not say.
     """
 
     step: int
     first_ns: int
     whole_ns: int
     server: Timing
+    cache: CacheFigures | None = None
 
     @property
     def inference_ns(self) -> int:
@@ -53,7 +55,8 @@ class MeteredLink:
             elapsed = now_ns - observation.capture_ns
             first = self._first.setdefault(observation.id, elapsed)
             if piece.final:
-                self.replies.append(Reply(observation.step, first, elapsed, piece.timing))
+                reply = Reply(observation.step, first, elapsed, piece.timing, piece.cache)
+                self.replies.append(reply)
                 # What is older was superseded, and will not be answered any more.
                 self._sent = {i: o for i, o in self._sent.items() if i > observation.id}
                 self._first = {i: t for i, t in self._first.items() if i > observation.id}

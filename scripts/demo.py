@@ -47,7 +47,8 @@ def main(args: Args) -> None:
     with Progress(console=CONSOLE) as progress:
         for task in TASKS:
             waiting = progress.add_task(f"starting a server for {task}", total=None)
-            with LocalServer(task, args.out / f"server_{task}.log") as server:
+            log = args.out / f"server_{task}.log"
+            with LocalServer(task, log, "--cache", "learned") as server:
                 progress.remove_task(waiting)
                 robot_args = RobotArgs(server.address, task, args.episodes, args.seed)
                 runs += run_episodes(robot_args, progress)
@@ -83,6 +84,7 @@ def _plot(path: Path, run: Run, runs: list[Run], period_s: float) -> None:
             "capture to first action": [r.first_ns * 1e-6 for r in replies],
             "capture to last action": [r.whole_ns * 1e-6 for r in replies],
         },
+        [0.0 if reply.cache is None else reply.cache.reused for reply in run.replies],
     )
 
 

@@ -40,8 +40,8 @@ from sim.env import SimRobot
 from sim.reaction import reaction_ns
 from sim.rollout import expert, loop_config, run_episode
 from sim.simulated import Simulated
+from vla.cache.asked import Whose
 from vla.cache.config import CacheConfig, CacheMode
-from vla.cache.encoder import Whose
 from vla.cache.selector import load_selector, selector_for
 from vla.checkpoint import Checkpoint, load_checkpoint, random_checkpoint
 from vla.engine import Engine, Finished

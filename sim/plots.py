@@ -24,8 +24,9 @@ def plot_episode(
     period_s: float,
     observed_s: Sequence[float],
     latencies_ms: dict[str, Sequence[float]],
+    reused: Sequence[float],
 ) -> None:
-    """Set-points against measured joints, and how long the answers took.
+    """Set-points against measured joints, what was reused, and how long the answers took.
 
     Args:
         path: PNG to write.
@@ -34,10 +35,16 @@ def plot_episode(
         period_s: Policy period [s].
         observed_s: When the answered observations were taken [s].
         latencies_ms: Times by name [ms].
+        reused: Of each answered observation, the share of image tokens not computed anew.
     """
-    figure, (left, right) = plt.subplots(
-        1, 2, figsize=(11, 4.2), width_ratios=[2.2, 1], layout="constrained"
+    figure, axes = plt.subplot_mosaic(
+        [["joints", "latency"], ["reuse", "latency"]],
+        figsize=(11, 4.8),
+        width_ratios=[2.2, 1],
+        height_ratios=[4, 1],
+        layout="constrained",
     )
+    left, right, below = axes["joints"], axes["latency"], axes["reuse"]
     time = (1 + np.arange(len(trace))) * period_s
     for joint in range(4):
         colour = f"C{joint}"
@@ -46,8 +53,10 @@ def plot_episode(
     left.plot(time, trace[:, 0, 5], "0.4", lw=1.2, label="gripper (0..1)")
     low = left.get_ylim()[0]
     left.plot(observed_s, np.full(len(observed_s), low), "k|", ms=7, label="observation")
-    left.set(xlabel="time [s]", ylabel="joint [rad]; dashed: set-point", title=title)
+    left.set(ylabel="joint [rad]; dashed: set-point", title=title)
     left.legend(fontsize=8, ncols=3, loc="upper right")
+    below.vlines(observed_s, 0, reused, "C0", lw=2)
+    below.set(xlabel="time [s]", ylabel="reused", xlim=left.get_xlim(), ylim=(0, 1))
     for i, (name, values) in enumerate(latencies_ms.items()):
         ordered = np.sort(np.asarray(values))
         right.plot(ordered, np.linspace(0, 1, len(ordered)), f"C{i}", label=name)

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from controller.errors import ErrorCode, OnsetError
 from controller.strategy import STRATEGIES, Strategy
 from controller.types import CacheFigures, Observation
+from vla.cache.asked import Asked, Whose
 from vla.cache.config import CacheConfig
-from vla.cache.encoder import Asked, CachedEncoder, Whose
+from vla.cache.encoder import CachedEncoder
 from vla.cache.prefix import PrefixEncoder
 from vla.cache.selector import Selector
 from vla.checkpoint import Checkpoint

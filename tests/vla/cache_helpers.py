@@ -9,8 +9,9 @@ import torch
 
 from controller.types import Observation
 from tests.vla.helpers import PROMPTS, ROBOT, observation
+from vla.cache.asked import Asked, Whose
 from vla.cache.config import CacheConfig, CacheMode
-from vla.cache.encoder import Asked, CachedEncoder, Whose
+from vla.cache.encoder import CachedEncoder
 from vla.cache.heads import CacheHeads
 from vla.cache.selector import Selector, SelectorMeta
 from vla.policy import PolicyInput

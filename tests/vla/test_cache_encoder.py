@@ -24,9 +24,10 @@ from tests.vla.cache_helpers import (
     tensors,
 )
 from tests.vla.helpers import PROMPTS
+from vla.cache.asked import Whose
 from vla.cache.blend import Past, blended_encode
 from vla.cache.config import CacheConfig, CacheMode, DenseReason
-from vla.cache.encoder import CachedEncoder, Whose
+from vla.cache.encoder import CachedEncoder
 
 EXACT = 2e-5
 CACHED = ("pixel", "random", "learned", "oracle")

@@ -12,8 +12,8 @@ from controller.errors import OnsetError
 from controller.messages import Reset
 from tests.vla.cache_helpers import ROWS, scene
 from tests.vla.helpers import PROMPTS, LocalServer, Wire, link_to, until
+from vla.cache.asked import Whose
 from vla.cache.config import CacheConfig, CacheMode, DenseReason
-from vla.cache.encoder import Whose
 from vla.engine import Engine
 
 QUARTER = CacheConfig(CacheMode.PIXEL, 0.25, cut_share=1.0)

@@ -19,8 +19,8 @@ from vla.adapters.dense import speed_up
 from vla.adapters.load import LeRobotPolicy
 from vla.adapters.rows import RowEncoder
 from vla.adapters.session import AdapterSession, in_order
+from vla.cache.asked import Whose
 from vla.cache.config import CacheConfig, CacheMode
-from vla.cache.encoder import Whose
 from vla.cache.selector import Selector
 from vla.chunking import ChunkMemory, Condition, make_condition
 from vla.engine import Finished

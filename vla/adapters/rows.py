@@ -33,9 +33,9 @@ from vla.adapters.load import LeRobotPolicy
 from vla.adapters.prefix import Prefix, PrefixAdapter
 from vla.adapters.row_slot import RowSlot, Sight
 from vla.adapters.tower import Slot
+from vla.cache.asked import Whose
 from vla.cache.choice import Choice, Chooser
 from vla.cache.config import CacheConfig, CacheMode, DenseReason
-from vla.cache.encoder import Whose
 from vla.cache.patches import Patcher
 from vla.cache.prefix import Cancelled
 from vla.cache.rules import Identity, Seen

@@ -9,6 +9,7 @@ From age 2 on the oldest rows come first, so that none is older than the bound.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -55,6 +56,8 @@ class Chooser:
 
     Attributes:
         grippers: Which dimensions of the state are grippers. Shape (G,).
+        scoring_ns: How long the last scores, row count and pick of rows took: of a choice, what
+            rules and differences do not need [ns].
     """
 
     def __init__(
@@ -88,6 +91,7 @@ class Chooser:
         moving = selector.meta.moving if selector is not None else ()
         self._cut_shares = [np.inf if n in moving else config.cut_share for n in model.cameras]
         self._recovered = config.recovered(self._count)
+        self.scoring_ns = 0
 
     def bias(self, instruction: Callable[[], Array]) -> Array | None:
         """What the selector makes of an instruction (D,); None where it does not choose."""
@@ -127,6 +131,7 @@ class Chooser:
         changes = self._patcher.changes(patches, cache.reference)
         if is_cut(changes, self._patcher.per_camera, self._cut_shares, config.cut_level):
             return Choice(DenseReason.CUT, _NONE, ages)
+        began = time.perf_counter_ns()
         scores, count = self._scores(cache, changes, ages, observation, effect)
         if count == self._count:
             return Choice(DenseReason.CHOSEN, _NONE, ages)
@@ -136,6 +141,7 @@ class Chooser:
             scores[recovered] = np.inf
         chosen = scores.argpartition(self._count - count)[self._count - count :]
         chosen.sort()
+        self.scoring_ns = time.perf_counter_ns() - began
         if oldest > config.max_age and np.delete(ages, chosen).max() > config.max_age:
             return Choice(DenseReason.AGE, _NONE, ages)
         return Choice(None, chosen, ages)

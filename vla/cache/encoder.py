@@ -14,7 +14,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -22,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from controller.types import CacheFigures, Observation
+from vla.cache.asked import Asked, Whose
 from vla.cache.blend import Past, measured_effect
 from vla.cache.choice import Array, Choice, Chooser
 from vla.cache.config import CacheConfig, CacheMode, DenseReason
@@ -35,36 +35,6 @@ from vla.policy import Context, PolicyInput
 from vla.transforms import frames_to_tensor
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Whose:
-    """Whose cache a request may use.
-
-    Attributes:
-        session: Tells sessions apart.
-        episode: Tells the episodes of a session apart.
-    """
-
-    session: Hashable
-    episode: str
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What is to be encoded.
-
-    Attributes:
-        observation: What the robot sees.
-        prompt: The instruction.
-        state: Normalised state at the chunk's beginning. Shape (1, S).
-        start: The chunk's beginning, in steps after the images. Shape (1,), int64.
-    """
-
-    observation: Observation
-    prompt: str
-    state: torch.Tensor
-    start: torch.Tensor
 
 
 class CachedEncoder:
@@ -276,6 +246,11 @@ class CachedEncoder:
         except Cancelled:
             return False
         return True
+
+    @property
+    def scoring_ns(self) -> int:
+        """Of ``choice_ns``, what selector and predictor took [ns]."""
+        return self._chooser.scoring_ns
 
     @property
     def shared_bytes(self) -> int:

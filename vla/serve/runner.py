@@ -18,7 +18,7 @@ from controller.errors import ErrorCode, OnsetError
 from controller.messages import Notice, NoticeKind
 from controller.strategy import STRATEGIES, Strategy
 from controller.types import ActionSlice, CacheFigures, Observation, RobotSpec, Timing
-from vla.cache.encoder import Whose
+from vla.cache.asked import Whose
 from vla.chunking import ChunkMemory
 from vla.engine import Finished
 from vla.serve.scheduler import Request, Scheduler

@@ -26,7 +26,6 @@ class NoticeKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     NOTICE_KIND_UNSPECIFIED: _ClassVar[NoticeKind]
     NOTICE_KIND_OVERLOAD: _ClassVar[NoticeKind]
     NOTICE_KIND_DRAIN: _ClassVar[NoticeKind]
-    NOTICE_KIND_DENSE_REFRESH: _ClassVar[NoticeKind]
     NOTICE_KIND_SUPERSEDED: _ClassVar[NoticeKind]
 
 class ErrorCode(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
@@ -57,7 +56,6 @@ FRAME_ENCODING_PNG: FrameEncoding
 NOTICE_KIND_UNSPECIFIED: NoticeKind
 NOTICE_KIND_OVERLOAD: NoticeKind
 NOTICE_KIND_DRAIN: NoticeKind
-NOTICE_KIND_DENSE_REFRESH: NoticeKind
 NOTICE_KIND_SUPERSEDED: NoticeKind
 ERROR_CODE_UNSPECIFIED: ErrorCode
 ERROR_CODE_BAD_NAMES: ErrorCode

@@ -16,7 +16,7 @@ from controller.errors import ErrorCode, OnsetError
 from controller.strategy import STRATEGIES
 from controller.types import CameraSpec, Dimension, Observation, RobotSpec
 from tests.vla.helpers import LocalServer
-from vla.cache.encoder import Whose
+from vla.cache.asked import Whose
 from vla.serve.config import ServeConfig
 
 if TYPE_CHECKING:
