@@ -231,8 +231,8 @@ def decode_frames(
 
     def decode(frame: pb.Frame) -> None:
         camera, encoding = cameras[frame.camera], ENCODING_FROM_PB[frame.encoding]
-        image = decode_image(f"{_where(frame)}.data", frame.data, encoding, camera)
-        frames[frame.camera][camera.lags.index(frame.lag)] = image
+        into = frames[frame.camera][camera.lags.index(frame.lag)]
+        decode_image(f"{_where(frame)}.data", frame.data, encoding, camera, into)
 
     try:
         spread(decode, message.frames, helpers)

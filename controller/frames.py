@@ -87,8 +87,21 @@ def _resized(image: Image, height: int, width: int) -> Image:
     return np.asarray(cv2.resize(image, (width, height)), np.uint8)
 
 
-def decode_image(field: str, data: bytes, encoding: FrameEncoding, camera: CameraSpec) -> Image:
+def decode_image(
+    field: str,
+    data: bytes,
+    encoding: FrameEncoding,
+    camera: CameraSpec,
+    into: Image | None = None,
+) -> Image:
     """Decodes one image to uint8 RGB. Shape (camera.height, camera.width, 3).
+
+    Args:
+        field: Names it in errors.
+        data: The encoded image.
+        encoding: How it is encoded.
+        camera: Whose size it must have.
+        into: Where it is put, contiguous; a new array when None.
 
     Raises:
         OnsetError: TOO_LARGE past MAX_FRAME_BYTES; BAD_FRAME when it does not decode or has
@@ -105,7 +118,11 @@ def decode_image(field: str, data: bytes, encoding: FrameEncoding, camera: Camer
                 f"{len(data)} bytes",
                 f"{expected} bytes ({camera.height}x{camera.width}x3)",
             )
-        return np.frombuffer(data, dtype=np.uint8).reshape(*size, 3)
+        image = np.frombuffer(data, dtype=np.uint8).reshape(*size, 3)
+        if into is None:
+            return image
+        into[:] = image
+        return into
     header = _png_size(data) if encoding is FrameEncoding.PNG else _jpeg_size(data)
     if header is None:
         raise OnsetError(
@@ -121,7 +138,7 @@ def decode_image(field: str, data: bytes, encoding: FrameEncoding, camera: Camer
         raise OnsetError(
             ErrorCode.BAD_FRAME, field, f"{len(data)} undecodable bytes", f"a whole {encoding}"
         )
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=into).astype(np.uint8, copy=False)
 
 
 def _png_size(data: bytes) -> tuple[int, int] | None:
