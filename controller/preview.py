@@ -81,17 +81,6 @@ class PreviewTracker:
         self.feedback = k * bandwidth ** np.array([3.0, 2.0, 1.0])
         self.weights = weights * bandwidth**3
 
-    def jerk(self, state: tuple[Array, Array, Array], reference: Array) -> Array:
-        """The jerk of the next period, without limits. Shape (A,).
-
-        Args:
-            state: Position, velocity, acceleration. Each of shape (A,).
-            reference: At the next ticks. Shape (ticks, A).
-        """
-        position, velocity, acceleration = state
-        k = self.feedback
-        return self.weights @ reference - k[0] * position - k[1] * velocity - k[2] * acceleration
-
 
 def _riccati(a: Array, b: Array, q: Array, r: float) -> Array:
     """The discrete algebraic Riccati equation, by the structure-preserving doubling algorithm."""
