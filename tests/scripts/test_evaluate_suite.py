@@ -65,7 +65,7 @@ def test_one_table_and_every_row_says_its_task(reports) -> None:
     rows = suite_rows(reports)
     assert [row["task"] for row in rows] == ["reach-v3"] * 4 + ["push-v3"] * 4
     out = io.StringIO()
-    Console(file=out, width=100).print(suite_table("metaworld", reports))
+    Console(file=out, width=80).print(suite_table("metaworld", reports))
     lines = [line.split() for line in out.getvalue().splitlines()]
     assert ["reach-v3", "policy", "0", "4", "4", "1.000", "0.51-1.00", "1.000", "20"] in lines
     assert ["all", "policy", "0", "4", "8", "0.500", "0.500", "20"] in lines
