@@ -118,8 +118,8 @@ def suite_figures(reports: Mapping[str, Report]) -> dict[str, float]:
 
 
 def suite_table(title: str, reports: Mapping[str, Report]) -> Table:
-    """One table of all tasks, then the means of their rows. At most 80 columns."""
-    caption = "late: delay in steps; won: share of n seeds; length in policy steps"
+    """One table of all tasks; of several, then the means of their rows. At most 80 columns."""
+    caption = "late: delay in steps; won: share of n seeds; length: steps"
     table = Table(title=title, caption=caption, box=SIMPLE_HEAD, padding=(0, 0))
     for name in ("task", "who", "late", "K", "n", "won", "95%", "score", "length"):
         left = name in ("task", "who")
@@ -132,6 +132,8 @@ def suite_table(title: str, reports: Mapping[str, Report]) -> Table:
             cells += [f"{row['score']:.3f}", f"{row['length']:.0f}"]
             table.add_row(task if number == 0 else "", *cells)
         table.add_section()
+    if len(reports) < 2:
+        return table
     several = zip(*(report.labelled() for report in reports.values()), strict=True)
     for number, same in enumerate(several):
         label, late, first = same[0]
