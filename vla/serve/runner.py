@@ -49,19 +49,6 @@ class Inference(Protocol):
 
 
 @runtime_checkable
-class PerSession(Protocol):
-    """An engine that keeps something of each session."""
-
-    def of(self, session: int) -> Inference:
-        """The engine as one session sees it.
-
-        Args:
-            session: The session's key.
-        """
-        ...
-
-
-@runtime_checkable
 class Caching(Protocol):
     """An engine that keeps image tokens of each session."""
 
@@ -222,8 +209,6 @@ class Runner:
             text = f"the model began {waited_ms:.0f} ms after receipt, past the deadline"
             self._post(Reply(request, Notice(NoticeKind.OVERLOAD, text, observation.id)))
         try:
-            if isinstance(engine, PerSession):
-                engine = engine.of(request.session)
             if isinstance(engine, Caching):
                 engine = engine.using(Whose(request.session, request.episode))
             for finished in engine.stream(
