@@ -46,19 +46,6 @@ SUMMARIES = (
         "`swapped_instruction_other`: told to deal with the other thing, how often it does.\n",
     ),
     Summary(
-        "Meta-World: one policy's success, task by task",
-        (
-            "success_reach-v3",
-            "success_push-v3",
-            "success_button-press-topdown-v3",
-            "success_drawer-close-v3",
-            "success_door-open-v3",
-            "success",
-            "expert_success",
-        ),
-        "`success` and `expert_success` are means over the tasks, without delay.\n",
-    ),
-    Summary(
         "Schedules at zero delay",
         ("success_has", "success", "success_one_step", "success_has_meanflow"),
         "`success` is the constant schedule's; the same seeds for all.\n",
