@@ -69,7 +69,7 @@ class Args:
     reactions: int = 30
     execute_steps: int = 4
     limits: str | None = None
-    times: Path = ROOT / "docs" / "results" / "ttfa.json"
+    times: Path = ROOT / "docs" / "results" / "times.json"
     policies: Path = WEIGHTS
     workers: int = 2
     out: Path = Path("out/delay_matrix")

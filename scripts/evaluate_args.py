@@ -41,7 +41,7 @@ class Args:
             Event-to-motion is measured too, of our own tasks. The expert gets its chunk when the
             first schedule's last expert step is done.
         times: Where the times of prefix and expert step are recorded: a result file of
-            benchmarks/ttfa.py.
+            benchmarks/ttfa.py; by default an older one, which all tables share.
         execute_steps: K, steps between observations; auto for the least that one server sustains,
             where the expert stops after the actions that are executed.
         least_steps: Least K of auto.
@@ -68,7 +68,7 @@ class Args:
     cache_selector: Path | None = None
     delays: tuple[int, ...] | None = None
     scales: tuple[float, ...] = ()
-    times: Path = ROOT / "docs" / "results" / "ttfa.json"
+    times: Path = ROOT / "docs" / "results" / "times.json"
     execute_steps: int | Literal["auto"] = 4
     least_steps: int = 1
     hardness: tuple[str, ...] = ()
