@@ -259,9 +259,7 @@ class CachedEncoder:
 
     def distrust(self, whose: Whose) -> None:
         """What came out was not finite: everything is computed the next time."""
-        cache = self.store.get(whose.session)
-        if cache is not None:
-            cache.valid = False
+        self.store.distrust(whose.session)
 
     def forget(self, session: Hashable) -> None:
         """Drops a session that has ended."""

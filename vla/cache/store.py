@@ -98,6 +98,12 @@ class CacheStore:
         self.nbytes += cache.nbytes
         self._evicted.discard(session)
 
+    def distrust(self, session: Hashable) -> None:
+        """Keeps a session's cache from being used until it has been filled anew."""
+        cache = self.get(session)
+        if cache is not None:
+            cache.valid = False
+
     def forget(self, session: Hashable) -> None:
         """Drops a session that has ended."""
         self._remove(session)
