@@ -30,7 +30,7 @@ from controller.watchdog import Change, LadderConfig, Mode, Reason, Watchdog
 
 Array = NDArray[np.float64]
 
-
+_PHASES = 256  # times within a step for which weights are kept
 # Bandwidth that limits leave room for [share of jerk / acceleration, the least over dimensions].
 # Linear control that is faster is cut all the time, and swings: measured, from 1.3 on.
 _ROOM = 0.7
@@ -342,8 +342,11 @@ class Executor:
         tracker, elapsed, count = self._tracker, elapsed_ns / self._spec.period_ns, self._reach + 1
         samples = sample_weights(elapsed, tracker.ticks, self._tick, count)
         drive = (tracker.weights @ samples).tolist()
-        first, second = (between(elapsed + k * self._tick, count) for k in (1, 2))
-        weights = self._weights[elapsed_ns] = _Weights(drive, first, second, samples)
+        low, share = between(elapsed + self._tick * np.arange(1, 3), count)
+        first, second = zip(low.tolist(), share.tolist(), strict=True)
+        weights = _Weights(drive, first, second, samples)
+        if len(self._weights) < _PHASES:  # more there are only where ticks keep no grid
+            self._weights[elapsed_ns] = weights
         return weights
 
     def _blended(self, now_ns: int, blend: tuple[int, Array], ahead: Array) -> Array:

@@ -98,16 +98,19 @@ def _riccati(a: Array, b: Array, q: Array, r: float) -> Array:
     return h
 
 
-def between(at: float, knots: int) -> tuple[int, float]:
-    """The knot before a time, and the share of the way on to the next one.
+def between(at: NDArray[np.floating], knots: int) -> tuple[NDArray[np.int64], Array]:
+    """The knot before each time, and the share of the way on to the next one.
 
     Args:
-        at: Since the first knot [steps]; beyond the last knot this one is held.
+        at: Since the first knot [steps]; beyond the last knot this one is held. Shape (n,).
         knots: How many there are, >= 2.
+
+    Returns:
+        Each of shape (n,).
     """
-    at = min(at, knots - 1)
-    low = min(int(at), knots - 2)
-    return low, at - low
+    at = np.minimum(at, knots - 1)
+    low = np.minimum(at.astype(np.int64), knots - 2)
+    return low, np.asarray(at - low, dtype=np.float64)
 
 
 def sample_weights(elapsed: float, ticks: int, tick: float, knots: int) -> Array:
@@ -123,8 +126,8 @@ def sample_weights(elapsed: float, ticks: int, tick: float, knots: int) -> Array
     Returns:
         Shape (ticks, knots).
     """
-    weights = np.zeros((ticks, knots))
-    for i in range(ticks):
-        low, share = between(elapsed + tick * (i + 1), knots)
-        weights[i, low : low + 2] = 1 - share, share
+    low, share = between(elapsed + tick * np.arange(1, ticks + 1), knots)
+    weights, rows = np.zeros((ticks, knots)), np.arange(ticks)
+    weights[rows, low] = 1 - share
+    weights[rows, low + 1] = share
     return weights
