@@ -137,27 +137,29 @@ def decode_image(
         raise OnsetError(
             ErrorCode.BAD_FRAME, field, f"{header[0]}x{header[1]}", f"{size[0]}x{size[1]}"
         )
-    if encoding is FrameEncoding.JPEG:
-        return _decode_jpeg(field, data, size, into)
-    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-    image = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), flags)
+    image = _from_jpeg(data, into) if encoding is FrameEncoding.JPEG else _from_png(data, into)
     if image is None or image.shape != (*size, 3):
         raise OnsetError(
             ErrorCode.BAD_FRAME, field, f"{len(data)} undecodable bytes", f"a whole {encoding}"
         )
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=into).astype(np.uint8, copy=False)
-
-
-def _decode_jpeg(field: str, data: bytes, size: tuple[int, int], into: Image | None) -> Image:
-    """A JPEG whose header has been checked. Strict: what is damaged is refused, not guessed."""
-    image = np.empty((*size, 3), np.uint8) if into is None else into
-    try:
-        simplejpeg.decode_jpeg(data, buffer=image, strict=True)
-    except ValueError as error:
-        raise OnsetError(
-            ErrorCode.BAD_FRAME, field, f"{len(data)} undecodable bytes ({error})", "a whole jpeg"
-        ) from error
     return image
+
+
+def _from_jpeg(data: bytes, into: Image | None) -> Image | None:
+    """uint8 RGB; None for what is damaged, which libjpeg-turbo would go on with if it might."""
+    try:
+        return simplejpeg.decode_jpeg(data, buffer=into, strict=True)
+    except ValueError:
+        return None
+
+
+def _from_png(data: bytes, into: Image | None) -> Image | None:
+    """uint8 RGB; None where OpenCV gives no image."""
+    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    image = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), flags)
+    if image is None:
+        return None
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=into).astype(np.uint8, copy=False)
 
 
 def _png_size(data: bytes) -> tuple[int, int] | None:

@@ -33,6 +33,26 @@ def test_jpeg_keeps_the_channels_in_order():
     assert np.abs(decoded.astype(int) - gradient()).mean() < 3
 
 
+def test_a_grey_jpeg_is_decoded_to_three_channels():
+    grey = np.repeat(np.linspace(0, 255, 64).astype(np.uint8)[None], 48, axis=0)
+    data = cv2.imencode(".jpg", grey)[1].tobytes()
+    into = np.zeros((48, 64, 3), np.uint8)
+    decoded = decode_image("f", data, FrameEncoding.JPEG, CAMERA, into)
+    assert np.shares_memory(decoded, into)
+    assert np.abs(into.astype(int) - grey[..., None]).mean() < 3
+
+
+def test_a_jpeg_that_hides_another_size_is_refused_and_not_read_in_part(monkeypatch):
+    # Whatever a header may tell the two readers apart by: the decoder's own size counts, too.
+    monkeypatch.setattr("controller.frames._jpeg_size", lambda data: (48, 64))
+    for rows in (20, 47, 96):
+        data = encode_image(np.zeros((rows, 64, 3), np.uint8), FrameEncoding.JPEG)
+        for into in (None, np.zeros((48, 64, 3), np.uint8)):
+            with pytest.raises(OnsetError) as caught:
+                decode_image("f", data, FrameEncoding.JPEG, CAMERA, into)
+            assert caught.value.code is ErrorCode.BAD_FRAME
+
+
 @pytest.mark.parametrize("encoding", list(FrameEncoding))
 def test_what_is_no_whole_image_of_the_right_size_is_refused(encoding):
     good = encode_image(gradient(), encoding)
