@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 import tyro
 from numpy.typing import NDArray
@@ -38,7 +39,7 @@ from vla.train.loop import TrainConfig, Trainer
 from vla.train.losses import Draws
 from vla.train.offsets import Offsets
 from vla.train.times import Mixture
-from vla.transforms import Tokeniser
+from vla.transforms import Normaliser, Tokeniser
 
 SHARD = 40  # episodes in a shard
 FIRST_SEED = 1_000_000  # evaluation seeds are below
@@ -115,6 +116,11 @@ class Args:
         ship: Copy the result into the bundled weights.
         train: Settings of the first stage; its steps come from the recipe.
         tune: Settings of tuning; its steps come from the recipe.
+        start: A policy, by name or path, to go on tuning from. There is no first stage then: it
+            keeps its scales, and drives in every round.
+        round_delay: Greatest delay with which the policy drives in the rounds [steps], drawn anew
+            for each episode.
+        name: Of the bundled policy that is written; the task's by default.
     """
 
     task: str = ""
@@ -134,6 +140,9 @@ class Args:
     ship: bool = True
     train: TrainConfig = field(default_factory=TrainConfig)
     tune: TrainConfig = TUNE
+    start: Path | None = None
+    round_delay: int = 0
+    name: str = ""
 
 
 def make_recipe(args: Args) -> Recipe:
@@ -160,13 +169,31 @@ def main(args: Args) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(args.threads)
     meta = make_meta(task)
-    lags = {c.name: c.lags for c in meta.robot.cameras}
+    data = demonstrations(task, meta)
+    if args.start is not None:
+        tuned = go_on(args, recipe, args.start, data, folder)
+    else:
+        tuned = make_tuned(args, recipe, first_stage(args, recipe, meta, data, folder))
+    fit(tuned, recipe.tune_steps)
+    if args.ship:
+        logs = {"flow": folder / "log.jsonl", "tune": tuned.folder / "log.jsonl"}
+        ship(args.name or args.task, tuned, {n: p for n, p in logs.items() if p.is_file()}, commit)
 
-    collect(args, recipe, folder, 0, recipe.episodes, None)
+
+def demonstrations(task: Task, meta: PolicyMeta) -> Demonstrations:
+    """None yet, of a task's frames."""
+    lags = {c.name: c.lags for c in meta.robot.cameras}
     period_s = meta.robot.period_ns * 1e-9
     servo = load_servo(meta.robot.name)
     replan = make_replan(task, period_s) if task.batched else None
-    data = Demonstrations(meta.model.cameras, lags, period_s, servo, replan)
+    return Demonstrations(meta.model.cameras, lags, period_s, servo, replan)
+
+
+def first_stage(
+    args: Args, recipe: Recipe, meta: PolicyMeta, data: Demonstrations, folder: Path
+) -> Trainer:
+    """A plain flow policy, trained on the expert's data and in DAgger rounds."""
+    collect(args, recipe, folder, 0, recipe.episodes, None)
     read(data, folder, 0)
     # The gripper is absolute; the arm's actions are relative to where it is.
     relative = torch.tensor([0.0 if d.unit == "1" else 1.0 for d in meta.robot.action])
@@ -187,11 +214,20 @@ def main(args: Args) -> None:
         until = recipe.steps if last else recipe.first + rest * number // recipe.rounds
         if trainer.step < until:
             fit(trainer, until)
-    tuned = make_tuned(args, recipe, trainer)
-    fit(tuned, recipe.tune_steps)
-    if args.ship:
-        logs = {"flow": folder / "log.jsonl", "tune": tuned.folder / "log.jsonl"}
-        ship(args.task, tuned, logs, commit)
+    return trainer
+
+
+def go_on(args: Args, recipe: Recipe, policy: Path, data: Demonstrations, folder: Path) -> Trainer:
+    """The tuning of a policy that is trained, on new data of the expert's and its own."""
+    start = load_checkpoint(policy)
+    for number in range(recipe.rounds + 1):
+        episodes = recipe.round_episodes if number else recipe.episodes
+        collect(args, recipe, folder, number, episodes, policy if number else None)
+        read(data, folder, number)
+    tuned = tuning(args, recipe, start.meta, data, start.normaliser, folder)
+    if not tuned.resume():
+        tuned.start_at(start.model.state_dict())
+    return tuned
 
 
 def train_metaworld(args: Args) -> None:
@@ -202,7 +238,15 @@ def train_metaworld(args: Args) -> None:
     """
     from scripts.train_metaworld import Recipe, Run, train
 
-    unused = {"task": "", "tune_steps": None, "hardness": None, "tune": TUNE}
+    unused = {
+        "task": "",
+        "tune_steps": None,
+        "hardness": None,
+        "tune": TUNE,
+        "start": None,
+        "round_delay": 0,
+        "name": "",
+    }
     given = [name for name, value in unused.items() if getattr(args, name) != value]
     if given:
         raise OnsetError(ErrorCode.BAD_VALUE, "suite", f"metaworld with {given}", "without them")
@@ -222,17 +266,28 @@ def train_metaworld(args: Args) -> None:
 
 def make_tuned(args: Args, recipe: Recipe, trainer: Trainer) -> Trainer:
     """The trainer of the second stage, at its beginning or where it was."""
-    meta, config = trainer.meta, dataclasses.replace(args.tune, steps=recipe.tune_steps)
-    most = config.offsets.d_max
-    model = dataclasses.replace(meta.model, mean_flow=config.draws.jump > 0, max_start=most)
-    meta = dataclasses.replace(meta, model=model, max_delay=most)
-    folder = trainer.folder / "tune"
-    tuned = Trainer(meta, config, trainer.data, trainer.normaliser, folder, trainer.device)
+    tuned = tuning(args, recipe, trainer.meta, trainer.data, trainer.normaliser, trainer.folder)
     if tuned.resume():
-        CONSOLE.print(f"resumed {folder} at step {tuned.step}")
+        CONSOLE.print(f"resumed {tuned.folder} at step {tuned.step}")
     else:
         tuned.start_from(trainer.folder)
     return tuned
+
+
+def tuning(
+    args: Args,
+    recipe: Recipe,
+    meta: PolicyMeta,
+    data: Demonstrations,
+    normaliser: Normaliser,
+    folder: Path,
+) -> Trainer:
+    """The trainer of the second stage, with weights that are still to come."""
+    config = dataclasses.replace(args.tune, steps=recipe.tune_steps)
+    most = config.offsets.d_max
+    model = dataclasses.replace(meta.model, mean_flow=config.draws.jump > 0, max_start=most)
+    meta = dataclasses.replace(meta, model=model, max_delay=most)
+    return Trainer(meta, config, data, normaliser, folder / "tune", torch.device(args.device))
 
 
 def make_meta(task: Task) -> PolicyMeta:
@@ -281,7 +336,8 @@ def collect(
         if not path.is_file():
             first = FIRST_SEED + 100_000 * number + shard * SHARD
             count = min(SHARD, episodes - shard * SHARD)
-            jobs.append((args.task, recipe.hardness, path, first, count, policy))
+            most = args.round_delay if number else 0
+            jobs.append((args.task, recipe.hardness, path, first, count, policy, most))
     if not jobs:
         return
     won = total = 0
@@ -296,15 +352,16 @@ def collect(
 
 
 def _collect_shard(
-    job: tuple[str, tuple[str, ...], Path, int, int, Path | None],
+    job: tuple[str, tuple[str, ...], Path, int, int, Path | None, int],
 ) -> tuple[int, int]:
-    name, given, path, first, count, policy = job
+    name, given, path, first, count, policy, most = job
     torch.set_num_threads(1)
     robot = SimRobot(make_task(name, **hardness_options(name, given)))
     infer = None if policy is None else _infer(Engine(load_checkpoint(policy)), robot)
     episodes, won = [], 0
     for seed in range(first, first + count):
-        rows, success = collect_episode(robot, seed, noise=Noise(), infer=infer)
+        delay = int(np.random.default_rng([seed, 2]).integers(most + 1))
+        rows, success = collect_episode(robot, seed, noise=Noise(), infer=infer, delay=delay)
         episodes.append((rows, robot.prompt))
         won += success
     write_shard(path, episodes)

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from controller.bounds import check_range
 from controller.types import Command, Observation
 from sim.env import SimRobot
 from sim.robots.so101 import Array
@@ -76,6 +77,7 @@ def collect_episode(
     noise: Noise,
     infer: Infer | None = None,
     execute_steps: tuple[int, int] = (1, 6),
+    delay: int = 0,
 ) -> tuple[dict[str, NDArray], bool]:
     """Runs one episode.
 
@@ -85,6 +87,8 @@ def collect_episode(
         noise: Disturbance of what is executed.
         infer: The policy that drives; the expert when None.
         execute_steps: Least and greatest number of steps executed of each chunk, drawn anew.
+        delay: Steps after its observation at which a chunk takes over; its actions until then
+            are passed over, and the chunk before goes on. The first one begins at once.
 
     Returns:
         Arrays with one row per step, and whether the episode was a success:
@@ -92,13 +96,18 @@ def collect_episode(
         expert's plan, ``action`` (T, A) what was executed, ``uv`` (T, C, R, 2) and ``inside``
         (T, C, R) where the targets are in each picture, ``position`` and ``velocity`` (T, R, 3),
         ``visible`` (T, R).
+
+    Raises:
+        OnsetError: BAD_VALUE: a chunk would end before the one after it takes over.
     """
+    check_range("delay", delay, 0, (HORIZON - execute_steps[1]) // 2)
     rng = np.random.default_rng([seed, 1])
     robot.reset(seed)
     task, period = robot.task, robot.spec.period_ns
     disturbance = Disturbance(noise, rng)
     rows: dict[str, list] = {}
-    setpoint, chunk, used, run = robot.position, np.empty((0, 6)), 0, 0
+    setpoint, chunk, began, takes_over, run = robot.position, np.empty((0, 6)), 0, 0, 0
+    coming: tuple[int, NDArray] | None = None
     for step in range(task.steps):
         reading = robot.read()
         plan = task.plan(robot.position, robot.velocity, HORIZON, period * 1e-9)
@@ -112,13 +121,17 @@ def collect_episode(
         row["velocity"] = targets.velocity.astype(np.float32)
         row["visible"] = targets.visible
 
-        if used >= run:
-            run, used = int(rng.integers(execute_steps[0], execute_steps[1] + 1)), 0
-            chunk = plan if infer is None else infer(_observation(robot, rows, row, step))
+        if coming is None and step >= takes_over + run:
+            run = int(rng.integers(execute_steps[0], execute_steps[1] + 1))
+            made = plan if infer is None else infer(_observation(robot, rows, row, step))
+            coming, takes_over = (step, made), step + (delay if step else 0)
+        if coming is not None and step >= takes_over:
+            (began, chunk), coming = coming, None
         action = np.clip(
-            chunk[used] + disturbance.step(), robot.spec.action_lower, robot.spec.action_upper
+            chunk[step - began] + disturbance.step(),
+            robot.spec.action_lower,
+            robot.spec.action_upper,
         )
-        used += 1
         row["action"] = action.astype(np.float32)
         for name, value in row.items():
             rows.setdefault(name, []).append(value)

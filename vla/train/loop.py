@@ -182,9 +182,13 @@ class Trainer:
     def start_from(self, folder: Path) -> None:
         """Takes the averaged weights of another run; what they lack stays as it was made."""
         tensors = load_file(folder / "state.safetensors")
-        for model in (self.model, self.average):
-            model.load_state_dict(model.state_dict() | _part(tensors, "average"))
+        self.start_at(_part(tensors, "average"))
         self.head.load_state_dict(_part(tensors, "head"))
+
+    def start_at(self, weights: dict[str, torch.Tensor]) -> None:
+        """Takes a model's weights; what they lack stays as it was made."""
+        for model in (self.model, self.average):
+            model.load_state_dict(model.state_dict() | weights)
 
 
 def _part(tensors: dict[str, torch.Tensor], name: str) -> dict[str, torch.Tensor]:
