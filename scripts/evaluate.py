@@ -27,6 +27,7 @@ from scripts.evaluate_cases import Case, Variant, conditions, make_cases
 from scripts.evaluate_report import Outcome, Report
 from scripts.evaluate_suite import (
     SUITES,
+    check_flicker,
     check_prompts,
     make_robot,
     suite_figures,
@@ -64,6 +65,7 @@ def main(args: Args) -> None:
         raise SystemExit(f"--who: given {unknown}; allowed: {list(allowed)}")
     # Here rather than in a worker: what is wrong is to be told at once, and once.
     tasks = tasks_of(args.suite, args.task, args.tasks, args.hardness)
+    check_flicker(args.suite, args.flicker)
     cases = plan(args)
     jobs = [
         Job(dataclasses.replace(args, task=task), case, seed)
@@ -72,7 +74,8 @@ def main(args: Args) -> None:
         for seed in range(case.episodes)
     ]
     outcomes: dict[str, dict[Case, list[Outcome]]] = {task: {} for task in tasks}
-    title = " ".join([args.task or args.suite, *args.hardness])
+    light = [f"flicker={args.flicker:g}"] if args.flicker else []
+    title = " ".join([args.task or args.suite, *args.hardness, *light])
     with multiprocessing.get_context("spawn").Pool(args.workers, initializer=_quiet) as pool:
         done = pool.imap(run_job, jobs, chunksize=5)
         for job, outcome in zip(
@@ -186,7 +189,7 @@ def _noting(stream: Stream, told: list[CacheFigures]) -> Stream:
 
 
 def _robot(args: Args) -> Simulated:
-    return make_robot(args.suite, args.task, args.hardness)
+    return make_robot(args.suite, args.task, args.hardness, args.flicker)
 
 
 def _stream(job: Job, robot: Simulated) -> Stream:

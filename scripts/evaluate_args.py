@@ -46,6 +46,8 @@ class Args:
             where the expert stops after the actions that are executed.
         least_steps: Least K of auto.
         hardness: Parameters of the task as name=value.
+        flicker: Share of the fixed camera's picture, from below, in which the light flickers; 0
+            for none. Of our own tasks.
         workers: Processes.
         json: Result file to write.
         plot: Picture to write: success against expert steps, or with --scales success and
@@ -72,6 +74,7 @@ class Args:
     execute_steps: int | Literal["auto"] = 4
     least_steps: int = 1
     hardness: tuple[str, ...] = ()
+    flicker: float = 0.0
     workers: int = 2
     json: Path | None = None
     plot: Path | None = None

@@ -13,6 +13,7 @@ from controller.errors import ErrorCode, OnsetError
 from scripts.evaluate_cases import hardness_options
 from scripts.evaluate_report import Report, Row
 from sim.env import CONTROL_PERIOD_NS, SimRobot
+from sim.flicker import Flicker
 from sim.metaworld.hand import TICK_NS
 from sim.simulated import Simulated
 from sim.tasks import make_task
@@ -68,6 +69,18 @@ def tasks_of(
     return tuple(dict.fromkeys(tasks))
 
 
+def check_flicker(suite: str, share: float) -> None:
+    """Checks that a suite's light can flicker on so much of a picture.
+
+    Raises:
+        OnsetError: BAD_VALUE.
+    """
+    if share and suite != "onset":
+        raise OnsetError(ErrorCode.BAD_VALUE, "flicker", share, f"0 with {suite}")
+    if share:
+        Flicker(share)
+
+
 def check_prompts(tasks: Sequence[str], known: Sequence[str]) -> None:
     """Checks that a policy knows the instructions of Meta-World's tasks.
 
@@ -80,10 +93,11 @@ def check_prompts(tasks: Sequence[str], known: Sequence[str]) -> None:
         raise OnsetError(ErrorCode.UNKNOWN_PROMPT, "tasks of the policy", unknown, list(known))
 
 
-def make_robot(suite: str, task: str, hardness: Sequence[str]) -> Simulated:
+def make_robot(suite: str, task: str, hardness: Sequence[str], flicker: float = 0.0) -> Simulated:
     """The simulation of a task."""
     if suite == "onset":
-        return SimRobot(make_task(task, **hardness_options(task, hardness)))
+        light = Flicker(flicker) if flicker else None
+        return SimRobot(make_task(task, **hardness_options(task, hardness)), flicker=light)
     from sim.metaworld.robot import MetaWorldRobot, MetaWorldTask
 
     return MetaWorldRobot(MetaWorldTask(task))

@@ -8,6 +8,7 @@ import mujoco
 import numpy as np
 
 from controller.types import Command, Image, Reading, RobotSpec
+from sim.flicker import CAMERA, Flicker
 from sim.robots import so101
 from sim.robots.so101 import Array
 from sim.task import Task
@@ -121,12 +122,15 @@ class SimRobot:
 
     control_period_ns = CONTROL_PERIOD_NS
 
-    def __init__(self, task: Task, spec: RobotSpec | None = None) -> None:
+    def __init__(
+        self, task: Task, spec: RobotSpec | None = None, flicker: Flicker | None = None
+    ) -> None:
         """Args:
         task: The task to simulate.
         spec: The arm's spec; the task's cameras and lags by default.
+        flicker: Light that flickers in the fixed camera's picture; steady light when None.
         """
-        self.task = task
+        self.task, self._flicker, self._seed = task, flicker, 0
         self._spec = spec or so101.spec(task.cameras, task.lags)
         self.model = build_model(task)
         self.data = mujoco.MjData(self.model)
@@ -141,7 +145,7 @@ class SimRobot:
 
     def reset(self, seed: int, prompt: str | None = None, now_ns: int = 0) -> str:
         """Starts an episode at ``now_ns`` and returns its instruction."""
-        rng = np.random.default_rng(seed)
+        rng, self._seed = np.random.default_rng(seed), seed
         mujoco.mj_resetData(self.model, self.data)
         start = self.task.start(rng)
         self.data.qpos[:6] = start
@@ -206,7 +210,10 @@ class SimRobot:
 
     def render(self, camera: str) -> Image:
         """One frame as the policy sees it: uint8 RGB, shape (h, w, 3)."""
-        return self._camera.render(self.data, camera)
+        frame = self._camera.render(self.data, camera)
+        if self._flicker is None or camera != CAMERA:
+            return frame
+        return self._flicker.light(frame, self._seed, round(self.data.time / TASK_DT))
 
     def project(self, camera: str, points: Array) -> tuple[Array, np.ndarray]:
         """Where points appear in a camera; see ``project``."""
