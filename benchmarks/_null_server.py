@@ -15,7 +15,7 @@ from controller.strategy import Strategy
 from controller.types import Observation
 from vla.checkpoint import load_checkpoint
 from vla.chunking import ChunkMemory
-from vla.engine import Finished
+from vla.finished import Finished
 from vla.serve.config import ServeConfig
 from vla.serve.server import serve
 

@@ -18,7 +18,8 @@ from vla.cache.config import CacheConfig, CacheMode
 from vla.cache.prefix import PrefixEncoder
 from vla.cache.selector import Selector
 from vla.checkpoint import Checkpoint
-from vla.engine import Engine, Finished
+from vla.engine import Engine
+from vla.finished import Finished
 
 DRIVER = "learned"  # whose actions move the arm
 COMPARED = 8  # actions of a chunk whose errors are taken: twice what is executed

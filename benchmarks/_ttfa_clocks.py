@@ -20,7 +20,8 @@ from controller.codec import (
 from controller.types import ActionSlice, Observation
 from vla.checkpoint import Checkpoint
 from vla.chunking import Condition
-from vla.engine import Engine, Finished
+from vla.engine import Engine
+from vla.finished import Finished
 from vla.sampler import Sampler
 from vla.serve.runner import blank_observation
 

@@ -45,7 +45,8 @@ from vla.cache.asked import Whose
 from vla.cache.config import CacheConfig, CacheMode
 from vla.cache.selector import load_selector, selector_for
 from vla.checkpoint import Checkpoint, load_checkpoint, random_checkpoint
-from vla.engine import Engine, Finished
+from vla.engine import Engine
+from vla.finished import Finished
 
 CONSOLE = Console()
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from controller.errors import ErrorCode, OnsetError
 from controller.strategy import STRATEGIES, Strategy
-from controller.types import CacheFigures, Observation
+from controller.types import Observation
 from vla.cache.asked import Asked, Whose
 from vla.cache.config import CacheConfig
 from vla.cache.encoder import CachedEncoder
@@ -24,39 +24,13 @@ from vla.cache.prefix import PrefixEncoder
 from vla.cache.selector import Selector
 from vla.checkpoint import Checkpoint
 from vla.chunking import ChunkMemory, Condition, make_condition
+from vla.finished import Encoding, Finished, NonFinite, finish
 from vla.policy import PolicyInput
-from vla.sampler import Sampler
+from vla.sampler import Ripe, Sampler
 from vla.schedule import Schedule, make_schedule
 from vla.transforms import frames_to_tensor
 
 NAIVE = STRATEGIES["naive"]
-
-
-@dataclass(frozen=True)
-class Finished:
-    """Actions that are done.
-
-    Attributes:
-        start_step: The absolute step with which the chunk begins.
-        steps: Absolute steps. Shape (n,), int64.
-        actions: In the robot's units. Shape (n, A), float32.
-        final: Whether the chunk is complete.
-        encode_ns: Time that inputs, vision and prefix took [ns].
-        expert_ns: Time of the expert steps so far [ns].
-        expert_steps: Expert steps so far.
-        image_rows: Image tokens in the prefix.
-        cache: How many of them were computed anew; None where the engine has no cache.
-    """
-
-    start_step: int
-    steps: NDArray[np.int64]
-    actions: NDArray[np.float32]
-    final: bool
-    encode_ns: int
-    expert_ns: int
-    expert_steps: int
-    image_rows: int
-    cache: CacheFigures | None = None
 
 
 class Engine:
@@ -178,7 +152,6 @@ class Engine:
             prefix = prefix.to(self.device)
         if guide is not None:
             guide = guide.to(self.device)
-        start_step = observation.step + condition.start
         with torch.inference_mode():
             context, figures = self._encoder.encode(whose, asked)
             if self.device.type == "cuda":
@@ -187,32 +160,18 @@ class Engine:
         generator = torch.Generator().manual_seed(self._seed * 1_000_003 + observation.id)
         shape = (1, self._model.horizon, self._model.action_dim)
         noise = torch.randn(shape, generator=generator).to(self.device)
-        # What is left out makes all that follows come as many steps earlier.
-        first = condition.prefix_length + condition.left_out
-        for ripe in sampler.run(context, noise, prefix, guide):
-            used = ripe.indices >= first
-            if not used.any():
-                continue
-            values = ripe.values[0].cpu().numpy()
-            actions = scales.actions(values, state, ripe.indices)[used]
-            if not np.isfinite(actions).all():
-                if whose is not None:
-                    self._encoder.distrust(whose)
-                raise OnsetError(ErrorCode.INTERNAL, "actions", "non-finite", "finite actions")
-            steps = start_step + ripe.indices[used] - condition.left_out
-            if memory is not None:
-                memory.note(observation.id, steps, actions)
-            yield Finished(
-                start_step,
-                steps,
-                actions,
-                ripe.final,
-                encoded - began,
-                time.perf_counter_ns() - encoded,
-                ripe.step,
-                context.image_rows,
-                figures,
-            )
+
+        def actions(ripe: Ripe) -> NDArray[np.float32]:
+            return scales.actions(ripe.values[0].cpu().numpy(), state, ripe.indices)
+
+        ripening = sampler.run(context, noise, prefix, guide)
+        encoding = Encoding(began, encoded, context.image_rows, figures)
+        try:
+            yield from finish(ripening, actions, observation, condition, encoding, memory)
+        except NonFinite:
+            if whose is not None:
+                self._encoder.distrust(whose)
+            raise
         if whose is not None:
             self._unsettled = [w for w in self._unsettled if w.session != whose.session] + [whose]
 

@@ -20,7 +20,7 @@ from controller.messages import Description
 from controller.strategy import Strategy
 from controller.types import Observation, RobotSpec
 from vla.chunking import ChunkMemory
-from vla.engine import Finished
+from vla.finished import Finished
 from vla.serve.config import ServeConfig
 from vla.serve.server import serve
 

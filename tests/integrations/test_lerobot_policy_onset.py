@@ -20,7 +20,7 @@ from controller.strategy import STRATEGIES, Strategy
 from controller.types import CameraSpec, Dimension, Observation, RobotSpec
 from tests.vla.helpers import LocalServer
 from vla.chunking import ChunkMemory
-from vla.engine import Finished
+from vla.finished import Finished
 
 HORIZON = 5
 ROBOT = RobotSpec(

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from controller.errors import OnsetError
 from controller.loop_types import TickCode, TickResult
 from controller.types import Observation
-from sim.collect import Noise, collect_episode
+from sim.collect import HORIZON, Noise, collect_episode
 from sim.delay import Fixed, Stream, Whole, whole
 from sim.env import SimRobot
 from sim.metrics import mean_interval, sign_test, wilson
@@ -145,6 +146,30 @@ def test_noise_is_on_what_is_executed_and_never_on_the_label(robot: SimRobot) ->
     assert np.isfinite(rows["chunk"]).all()
     assert (rows["chunk"] >= robot.spec.action_lower - 1e-5).all()
     assert (rows["chunk"] <= robot.spec.action_upper + 1e-5).all()
+
+
+def test_a_chunk_takes_over_after_its_delay_and_the_one_before_goes_on(robot: SimRobot) -> None:
+    """Asked at 0, 4, 11 ..: the next one four steps after the last has taken over, three late."""
+    made: list[int] = []
+
+    def infer(observation: Observation) -> np.ndarray:
+        made.append(observation.step)
+        chunk = np.tile(robot.position.astype(np.float32), (HORIZON, 1))
+        chunk[:, 4] = 0.01 * len(made) + 1e-4 * np.arange(HORIZON)
+        return chunk
+
+    calm = Noise(wander=0.0, burst_size=0.0)
+    rows, _ = collect_episode(robot, 4, noise=calm, infer=infer, execute_steps=(4, 4), delay=3)
+    assert made[:4] == [0, 4, 11, 18]
+    for step in range(20):
+        number = sum(step >= asked + 3 for asked in made[1:])
+        expected = 0.01 * (number + 1) + 1e-4 * (step - made[number])
+        assert rows["action"][step, 4] == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_chunk_that_would_end_before_the_next_one_is_refused(robot: SimRobot) -> None:
+    with pytest.raises(OnsetError, match="delay"):
+        collect_episode(robot, 4, noise=Noise(), execute_steps=(1, 6), delay=14)
 
 
 def test_wilson_against_published_values() -> None:

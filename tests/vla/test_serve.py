@@ -27,7 +27,8 @@ from tests.vla.helpers import (
     robot_with,
     until,
 )
-from vla.engine import Engine, Finished
+from vla.engine import Engine
+from vla.finished import Finished
 from vla.schedule import horizon_aware
 from vla.serve import config as serving
 

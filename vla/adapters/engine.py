@@ -8,13 +8,12 @@ from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from controller.errors import ErrorCode, OnsetError
 from controller.strategy import STRATEGIES, Strategy
-from controller.types import Observation
+from controller.types import Float, Observation
 from vla.adapters.dense import speed_up
 from vla.adapters.load import LeRobotPolicy
 from vla.adapters.rows import RowEncoder
@@ -23,7 +22,7 @@ from vla.cache.asked import Whose
 from vla.cache.config import CacheConfig, CacheMode
 from vla.cache.selector import Selector
 from vla.chunking import ChunkMemory, Condition, make_condition
-from vla.engine import Finished
+from vla.finished import Encoding, Finished, NonFinite, finish
 from vla.guidance import Guide
 from vla.policy import FlowPolicy
 from vla.sampler import Ripe, Sampler
@@ -205,31 +204,18 @@ class SessionEngine:
                 ErrorCode.INTERNAL, "policy", repr(error), "an observation that LeRobot takes"
             ) from error
         encoded = time.perf_counter_ns()
-        start_step = observation.step + condition.start
-        first = condition.prefix_length + condition.left_out
-        for ripe in engine.run(context, engine.noise(observation.id), condition):
-            used = ripe.indices >= first
-            if not used.any():
-                continue
-            actions = session.actions(ripe.values[0])[used]
-            if not np.isfinite(actions).all():
-                if engine.rows is not None and whose is not None:
-                    engine.rows.distrust(whose)
-                raise OnsetError(ErrorCode.INTERNAL, "actions", "non-finite", "finite actions")
-            steps = start_step + ripe.indices[used] - condition.left_out
-            if memory is not None:
-                memory.note(observation.id, steps, actions)
-            yield Finished(
-                start_step,
-                steps,
-                actions,
-                ripe.final,
-                encoded - began,
-                time.perf_counter_ns() - encoded,
-                ripe.step,
-                context.image_rows,
-                figures,
-            )
+        ripening = engine.run(context, engine.noise(observation.id), condition)
+        encoding = Encoding(began, encoded, context.image_rows, figures)
+
+        def actions(ripe: Ripe) -> Float:
+            return session.actions(ripe.values[0])
+
+        try:
+            yield from finish(ripening, actions, observation, condition, encoding, memory)
+        except NonFinite:
+            if engine.rows is not None and whose is not None:
+                engine.rows.distrust(whose)
+            raise
         if whose is not None:
             engine.answered(whose)
 

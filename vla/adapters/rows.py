@@ -16,7 +16,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -25,7 +24,7 @@ from lerobot.utils.constants import OBS_LANGUAGE_TOKENS
 from numpy.typing import NDArray
 
 from controller.errors import ErrorCode, OnsetError
-from controller.types import CacheFigures, Dimension, Observation
+from controller.types import CacheFigures, Observation
 from vla.adapters.fitted import SIDE, fit
 from vla.adapters.flow import Batch
 from vla.adapters.kv import CancellableCache, PrefixContext, RowCache, laid
@@ -34,7 +33,7 @@ from vla.adapters.prefix import Prefix, PrefixAdapter
 from vla.adapters.row_slot import RowSlot, Sight
 from vla.adapters.tower import Slot
 from vla.cache.asked import Whose
-from vla.cache.choice import Choice, Chooser
+from vla.cache.choice import Choice, Chooser, Subject
 from vla.cache.config import CacheConfig, CacheMode, DenseReason
 from vla.cache.patches import Patcher
 from vla.cache.prefix import Cancelled
@@ -81,15 +80,11 @@ class RowEncoder:
         self.config, self._digest = config, policy.digest
         self._count = self.patcher.per_camera * len(cameras)  # N
         # All of them are an arm's: a checkpoint does not know which of its numbers is a gripper.
-        state = [Dimension(f"state.{i}", "rad", -1e6, 1e6) for i in range(policy.adapter.state_dim)]
-        meta = SimpleNamespace(
-            name=policy.name,
-            # By the policy's names: a selector knows which of them are on the arm.
-            model=SimpleNamespace(cameras=[key.rpartition(".")[2] for key in cameras.values()]),
-            robot=SimpleNamespace(state=state),
-        )
-        told: Any = SimpleNamespace(meta=meta, digest=policy.digest)  # as of a built-in policy
-        self._chooser = Chooser(told, config, selector, self.patcher, seed)
+        joints = tuple(range(policy.adapter.state_dim))
+        # By the policy's names: a selector knows which of them are on the arm.
+        seen = tuple(key.rpartition(".")[2] for key in cameras.values())
+        subject = Subject(policy.name, policy.digest, seen, joints)
+        self._chooser = Chooser(subject, config, selector, self.patcher, seed)
         self.store = CacheStore(config.budget)
         self.chosen: NDArray[np.int64] = _NONE
 

@@ -37,6 +37,35 @@ Rows = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
+class Subject:
+    """The policy whose rows are chosen, and the robot that it sees.
+
+    Attributes:
+        policy: Its name.
+        digest: SHA-256 of its weights, hexadecimal.
+        cameras: Names, in the model's order.
+        joints: Which dimensions of the state are joints [rad].
+        grippers: Which are grippers.
+    """
+
+    policy: str
+    digest: str
+    cameras: tuple[str, ...]
+    joints: tuple[int, ...]
+    grippers: tuple[int, ...] = ()
+
+    @staticmethod
+    def of(checkpoint: Checkpoint) -> Subject:
+        """A policy of our own, whose state says what is a gripper."""
+        meta = checkpoint.meta
+        units = [d.unit for d in meta.robot.state]
+        joints, grippers = (
+            tuple(i for i, unit in enumerate(units) if unit == kind) for kind in ("rad", "1")
+        )
+        return Subject(meta.name, checkpoint.digest, meta.model.cameras, joints, grippers)
+
+
+@dataclass(frozen=True)
 class Choice:
     """What one frame's update computes.
 
@@ -62,14 +91,14 @@ class Chooser:
 
     def __init__(
         self,
-        checkpoint: Checkpoint,
+        subject: Subject,
         config: CacheConfig,
         selector: Selector | None,
         patcher: Patcher,
         seed: int,
     ) -> None:
         """Args:
-        checkpoint: The policy.
+        subject: The policy.
         config: Settings.
         selector: For the learned mode; it also knows which cameras are on the arm.
         patcher: Cuts and compares the policy's frames.
@@ -78,18 +107,16 @@ class Chooser:
         Raises:
             OnsetError: BAD_VALUE: the learned mode without a selector, or with another policy's.
         """
-        model, robot = checkpoint.meta.model, checkpoint.meta.robot
         self._config, self._selector, self._patcher, self._seed = config, selector, patcher, seed
-        self._count = patcher.per_camera * len(model.cameras)
+        self._count = patcher.per_camera * len(subject.cameras)
         self._counts = row_counts(self._count)
         if config.mode is CacheMode.LEARNED:
-            _check_selector(selector, checkpoint, self._count)
-        self.grippers = np.flatnonzero([d.unit == "1" for d in robot.state])
+            _check_selector(selector, subject, self._count)
+        self.grippers = np.array(subject.grippers, np.int64)
         # As plain numbers: a call into numpy costs more than the arithmetic of a few joints.
-        self._held = self.grippers.tolist()
-        self._arm = [i for i, d in enumerate(robot.state) if d.unit == "rad"]
+        self._held, self._arm = subject.grippers, subject.joints
         moving = selector.meta.moving if selector is not None else ()
-        self._cut_shares = [np.inf if n in moving else config.cut_share for n in model.cameras]
+        self._cut_shares = [np.inf if n in moving else config.cut_share for n in subject.cameras]
         self._recovered = config.recovered(self._count)
         self.scoring_ns = 0
 
@@ -178,8 +205,8 @@ class Chooser:
 _NONE = np.empty(0, np.int64)
 
 
-def _check_selector(selector: Selector | None, checkpoint: Checkpoint, rows: int) -> None:
-    name, digest = checkpoint.meta.name, checkpoint.digest
+def _check_selector(selector: Selector | None, subject: Subject, rows: int) -> None:
+    name, digest = subject.policy, subject.digest
     if selector is None:
         raise OnsetError(ErrorCode.BAD_VALUE, "cache", "learned", f"with a selector for {name}")
     meta = selector.meta

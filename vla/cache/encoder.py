@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from controller.types import CacheFigures, Observation
 from vla.cache.asked import Asked, Whose
 from vla.cache.blend import Past, measured_effect
-from vla.cache.choice import Array, Choice, Chooser
+from vla.cache.choice import Array, Choice, Chooser, Subject
 from vla.cache.config import CacheConfig, CacheMode, DenseReason
 from vla.cache.patches import Bytes, Patcher
 from vla.cache.prefix import Cancelled, PrefixEncoder, PromptRows, Slot
@@ -71,7 +71,7 @@ class CachedEncoder:
         self.config, self._checkpoint, self._seed = config, checkpoint, seed
         self.prefix = prefix or PrefixEncoder(checkpoint.model)
         self._patcher = Patcher(model.cameras, model.lags, model.patch, model.grid)
-        self._chooser = Chooser(checkpoint, config, selector, self._patcher, seed)
+        self._chooser = Chooser(Subject.of(checkpoint), config, selector, self._patcher, seed)
         self._all = np.arange(self.prefix.rows)
         self._texts = np.arange(self.prefix.rows, self.prefix.rows + self.prefix.texts)
         self._ends = self.prefix.patches * np.arange(1, len(model.cameras))

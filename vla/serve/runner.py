@@ -20,7 +20,7 @@ from controller.strategy import STRATEGIES, Strategy
 from controller.types import ActionSlice, CacheFigures, Observation, RobotSpec, Timing
 from vla.cache.asked import Whose
 from vla.chunking import ChunkMemory
-from vla.engine import Finished
+from vla.finished import Finished
 from vla.serve.scheduler import Request, Scheduler
 
 _log = logging.getLogger(__name__)

@@ -1,0 +1,55 @@
+"""The training script where it goes on from a policy that is trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from controller.errors import OnsetError
+from scripts.train import Args, demonstrations, go_on, make_recipe, train_metaworld
+from sim.tasks import make_task
+from vla.checkpoint import load_checkpoint
+
+
+def test_tuning_goes_on_from_a_policys_weights_and_scales_and_resumes(tmp_path: Path):
+    args = Args(
+        task="intercept",
+        start=Path("intercept"),
+        episodes=1,
+        rounds=1,
+        round_episodes=1,
+        round_delay=6,
+        tune_steps=0,
+        workers=1,
+        out=tmp_path,
+    )
+    start = load_checkpoint(Path("intercept"))
+    task = make_task("intercept")
+
+    def begin():
+        data = demonstrations(task, start.meta)
+        return go_on(args, make_recipe(args), Path("intercept"), data, tmp_path / "intercept")
+
+    tuned = begin()
+    assert len(tuned.data) > 0
+    assert sorted(p.name for p in (tmp_path / "intercept" / "data").iterdir()) == [
+        "round0_000.npz",
+        "round1_000.npz",
+    ]
+    for name, weight in start.model.state_dict().items():
+        assert torch.equal(tuned.average.state_dict()[name], weight), name
+        assert torch.equal(tuned.model.state_dict()[name], weight), name
+    for name, scale in start.normaliser.tensors().items():
+        assert np.array_equal(tuned.normaliser.tensors()[name], scale), name
+
+    tuned.step = 1
+    tuned.save()
+    assert begin().step == 1
+
+
+def test_metaworld_takes_none_of_its_options():
+    with pytest.raises(OnsetError, match="start"):
+        train_metaworld(Args(suite="metaworld", tasks=("reach-v3",), start=Path("metaworld")))
