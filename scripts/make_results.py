@@ -75,7 +75,8 @@ SUMMARIES = (
             "rows_computed_learned",
         ),
         "`rows_computed`: share of the image tokens. The controls compute as many rows as the\n"
-        "learned selector beside them; files without controls have slack time and the predictor.\n",
+        "learned selector beside them; files without controls have slack time and the predictor.\n"
+        "In the files named flicker the light flickers on a part of the table.\n",
     ),
 )
 HEAD = """\
