@@ -9,15 +9,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Mapping
-from concurrent.futures import Executor, ThreadPoolExecutor
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
-import cv2
 import grpc
 import grpc.aio
 
-from controller.codec import decode_client, decode_frames, encode_server
+from controller.codec import decode_client, encode_server
 from controller.errors import ErrorCode, OnsetError
 from controller.messages import (
     Close,
@@ -29,9 +28,10 @@ from controller.messages import (
     Reset,
     ServerMessage,
 )
-from controller.types import ActionSlice, Image, Observation, RobotSpec
+from controller.types import ActionSlice, Observation
 from controller.wakeful import Wakeful
 from onset.v1 import policy_pb2 as pb
+from vla.serve.decoding import decode, is_small
 from vla.serve.metrics import Metrics
 from vla.serve.outbox import Outbox
 from vla.serve.runner import Reply, Runner
@@ -40,10 +40,6 @@ from vla.serve.served import Served
 from vla.serve.session import Session, check_strategy
 
 _log = logging.getLogger(__name__)
-
-# What holds the event loop up for 0.1 ms (raw) or half a millisecond (compressed).
-_RAW_INLINE_BYTES = 512 * 1024
-_COMPRESSED_INLINE_BYTES = 400 * 1024  # decoded: two frames of 256 x 256
 
 
 @dataclass(frozen=True)
@@ -251,11 +247,11 @@ class SessionStream:
         self._idle.clear()
         try:
             decoders = self._shared.decoders
-            if _is_small(wire):
-                frames, decode_ns = _decode(wire, session.robot)
+            if is_small(wire):
+                frames, decode_ns = decode(wire, session.robot)
             else:
                 frames, decode_ns = await asyncio.get_running_loop().run_in_executor(
-                    decoders, _decode, wire, session.robot, decoders
+                    decoders, decode, wire, session.robot, decoders
                 )
         except OnsetError:
             self._answered(session, observation.id)
@@ -372,33 +368,3 @@ class SessionStream:
             encoded.slice.timing.total_ns = total_ns
             self._shared.metrics.slice_sent(message.timing, total_ns, message.final)
         return encoded
-
-
-def _is_small(wire: pb.Observation) -> bool:
-    """Whether the frames are decoded before another thread would have begun."""
-    raw = compressed = 0
-    for frame in wire.frames:
-        size = 3 * frame.height * frame.width
-        if frame.encoding == pb.FRAME_ENCODING_RAW:
-            raw += size
-        else:
-            compressed += size
-    return raw <= _RAW_INLINE_BYTES and compressed <= _COMPRESSED_INLINE_BYTES
-
-
-def _decode(
-    wire: pb.Observation, robot: RobotSpec, helpers: Executor | None = None
-) -> tuple[Mapping[str, Image], int]:
-    """Frames by camera, and how long they took [ns]. May run on a decoding thread."""
-    began_ns = time.monotonic_ns()
-    try:
-        frames = decode_frames(wire, robot, helpers)
-    except cv2.error as error:
-        raise OnsetError(
-            ErrorCode.BAD_FRAME,
-            "observation.frames",
-            error,
-            "frames that decode",
-            observation_id=wire.id,
-        ) from error
-    return frames, time.monotonic_ns() - began_ns
