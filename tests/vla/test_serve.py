@@ -416,7 +416,7 @@ def test_processors_are_kept_awake_while_a_session_is_open(tiny, tmp_path, monke
 
 @pytest.mark.parametrize("inline", [True, False])
 def test_several_compressed_frames_are_decoded_each_for_its_camera(tiny, monkeypatch, inline):
-    monkeypatch.setattr("vla.serve.stream._COMPRESSED_INLINE_BYTES", 10**9 if inline else 0)
+    monkeypatch.setattr("vla.serve.decoding._COMPRESSED_INLINE_BYTES", 10**9 if inline else 0)
     asked = [observation(number) for number in range(3)]
     robot = robot_with(FrameEncoding.PNG)
     with LocalServer(tiny) as server, link_to(server, robot) as link:
