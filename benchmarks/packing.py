@@ -30,7 +30,7 @@ from rich.table import Table
 
 from scripts.results import code_commit, write_results
 from scripts.train import MAX_DELAY, make_meta
-from sim.tasks import make_task
+from sim.tasks import TASKS, make_task
 from vla.models.small import SmallVLA, SmallVLAConfig
 from vla.policy import PolicyInput
 from vla.train.data import Batch, Branches
@@ -47,7 +47,8 @@ class Args:
     """Time of a trained offset: several chunks of one encoded frame, or a frame encoded for each.
 
     Attributes:
-        task: The task whose policy is measured: whack, intercept, pick_place or conveyor.
+        tasks: The tasks whose policies are measured; all by default. The more there is to see,
+            the more is shared.
         frames: Frames in a packed batch.
         offsets: Chunks of each of them; a separate batch has frames times offsets frames.
         rounds: How often each batch is measured.
@@ -55,7 +56,7 @@ class Args:
         json: Result file to write.
     """
 
-    task: str = "whack"
+    tasks: tuple[str, ...] = tuple(TASKS)
     frames: int = 32
     offsets: int = 4
     rounds: int = 20
@@ -66,31 +67,40 @@ class Args:
 def main(args: Args) -> None:
     commit = code_commit()
     torch.set_num_threads(args.threads)
-    torch.manual_seed(0)
-    config = dataclasses.replace(make_meta(make_task(args.task)).model, max_start=MAX_DELAY)
-    model, head = SmallVLA(config), PlaceHead(config.width)
-    trained = args.frames * args.offsets
-    batches = {
-        "packed": make_batch(config, args.frames, args.offsets),
-        "separate": make_batch(config, trained, 1),
-    }
-    times: dict[str, list[float]] = {name: [] for name in batches}
-    order = random.Random(0)
-    for number in track(range(args.rounds + WARM_UP), "rounds", console=CONSOLE):
-        for name in order.sample(list(batches), len(batches)):
-            ms = step_ms(model, head, batches[name])
-            if number >= WARM_UP:
-                times[name].append(ms)
-
-    rows = [_row(name, batches[name], times[name]) for name in batches]
-    packed, separate = (float(np.median(times[name])) for name in ("packed", "separate"))
-    figures = {"packing_speedup": separate / packed}
-    CONSOLE.print(_table(f"{args.task}, {trained} offsets a step; times in ms", rows))
+    figures: dict[str, float] = {}
+    rows: list[dict[str, object]] = []
+    for task in args.tasks:
+        batches, times = measure(task, args)
+        rows += [{"task": task, **_row(name, batches[name], times[name])} for name in batches]
+        packed, separate = (float(np.median(times[name])) for name in ("packed", "separate"))
+        figures[f"packing_speedup_{task}"] = separate / packed
+    figures["packing_speedup"] = min(figures.values())
+    title = f"{args.frames * args.offsets} offsets a step; times in ms"
+    CONSOLE.print(_table(title, rows))
     for name, value in figures.items():
         CONSOLE.print(f"{name} = {value:.3f}")
     if args.json is not None:
         write_results(args.json, figures, rows, commit=commit)
         CONSOLE.print(f"wrote {args.json}")
+
+
+def measure(task: str, args: Args) -> tuple[dict[str, Batch], dict[str, list[float]]]:
+    """The batches of one task's policy, and the times of their steps [ms]."""
+    torch.manual_seed(0)
+    config = dataclasses.replace(make_meta(make_task(task)).model, max_start=MAX_DELAY)
+    model, head = SmallVLA(config), PlaceHead(config.width)
+    batches = {
+        "packed": make_batch(config, args.frames, args.offsets),
+        "separate": make_batch(config, args.frames * args.offsets, 1),
+    }
+    times: dict[str, list[float]] = {name: [] for name in batches}
+    order = random.Random(0)
+    for number in track(range(args.rounds + WARM_UP), f"{task}: rounds", console=CONSOLE):
+        for name in order.sample(list(batches), len(batches)):
+            ms = step_ms(model, head, batches[name])
+            if number >= WARM_UP:
+                times[name].append(ms)
+    return batches, times
 
 
 def make_batch(config: SmallVLAConfig, frames: int, offsets: int) -> Batch:
@@ -141,12 +151,14 @@ def step_ms(model: SmallVLA, head: PlaceHead, batch: Batch) -> float:
 
 def _table(title: str, rows: list[dict[str, object]]) -> Table:
     table = Table(title=title)
+    table.add_column("task")
     table.add_column("batch")
     for name in ("frames", "offsets", "p10", "p50", "p90", "per offset"):
         table.add_column(name, justify="right")
     for row in rows:
         times = (f"{row[name]:.1f}" for name in ("p10_ms", "p50_ms", "p90_ms"))
         table.add_row(
+            str(row["task"]),
             str(row["batch"]),
             str(row["frames"]),
             str(row["offsets"]),

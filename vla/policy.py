@@ -50,15 +50,6 @@ class Context:
     summary: Tensor
     image_rows: int
 
-    def repeat(self, times: int) -> Context:
-        """The same context for several noise draws, sample by sample."""
-        return Context(
-            tuple(k.repeat_interleave(times, dim=0) for k in self.keys),
-            tuple(v.repeat_interleave(times, dim=0) for v in self.values),
-            self.summary.repeat_interleave(times, dim=0),
-            self.image_rows,
-        )
-
 
 class FlowPolicy(Protocol):
     """A policy whose chunk is the end of a flow.

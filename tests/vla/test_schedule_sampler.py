@@ -359,7 +359,9 @@ def test_rows_of_a_batch_at_different_times_do_not_touch(tiny):
         context = model.encode(inputs_of(engine, observation(1)))
         x = torch.randn(2, model.horizon, model.action_dim)
         tau = torch.tensor([[0.9], [0.2]]).expand(2, model.horizon)
-        both = model.velocity(x, tau, context.repeat(2))
+        # Two draws of one sample: they share its keys and values.
+        shared = replace(context, summary=context.summary.expand(2, -1))
+        both = model.velocity(x, tau, shared)
         for row in range(2):
             alone = model.velocity(x[row : row + 1], tau[row : row + 1], context)
             torch.testing.assert_close(both[row : row + 1], alone, atol=1e-5, rtol=1e-5)

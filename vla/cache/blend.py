@@ -60,14 +60,15 @@ def blended_encode(
         share = torch.cat([mask, texts], dim=1)[:, None, :, None]
     keys, values = [], []
     for i, block in enumerate(cast(list[Block], model.prefix)):
-        k, v = block.keys_values(x)
+        normed = block.norm_attention(x)
+        k, v = block.keys_values(normed)
         if past is not None and share is not None:
             k = torch.lerp(past.keys[i], k, share)
             v = torch.lerp(past.values[i], v, share)
         keys.append(k)
         values.append(v)
         if i + 1 < len(model.prefix):
-            x = block(x, k, v)
+            x = block(x, normed, k, v)
     rows = model.readout.norm_image(x[:, :images])
     if past is not None and mask is not None:
         rows = torch.lerp(past.images, rows, mask[..., None])

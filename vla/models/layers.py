@@ -10,7 +10,11 @@ from torch import Tensor, nn
 
 
 class Block(nn.Module):
-    """A pre-norm transformer block whose queries may also read given keys and values."""
+    """A pre-norm transformer block whose queries may also read given keys and values.
+
+    Who calls it normalises the rows for attention (``norm_attention``) once, and makes of them keys
+    and values (``keys_values``) and what is done with those (``forward``).
+    """
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -24,23 +28,24 @@ class Block(nn.Module):
             nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
         )
 
-    def keys_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values of rows x. Shape (B, N, D) to two of (B, heads, N, D / heads)."""
-        keys, values = self.key_value(self.norm_attention(x)).chunk(2, dim=-1)
+    def keys_values(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of normalised rows. (B, N, D) to two of (B, heads, N, D / heads)."""
+        keys, values = self.key_value(rows).chunk(2, dim=-1)
         return self._split(keys), self._split(values)
 
     def forward(
-        self, x: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None
+        self, x: Tensor, rows: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None
     ) -> Tensor:
         """Attends from x to the keys and values, then through the MLP.
 
         Args:
             x: Shape (B, M, D).
+            rows: x, normalised for attention. Shape (B, M, D).
             keys: Shape (B, heads, N, D / heads); x's own rows are included where wanted.
             values: Shape (B, heads, N, D / heads).
             mask: True where attention is allowed, broadcast to (B, heads, M, N).
         """
-        query = self._split(self.query(self.norm_attention(x)))
+        query = self._split(self.query(rows))
         read = F.scaled_dot_product_attention(query, keys, values, attn_mask=mask)
         x = x + self.out(read.transpose(1, 2).flatten(2))
         return x + self.mlp(self.norm_mlp(x))

@@ -140,12 +140,13 @@ class SmallVLA(nn.Module):
         x, image_rows = self.embed(inputs)
         keys, values = [], []
         for i, block in enumerate(cast(list[Block], self.prefix)):
-            k, v = block.keys_values(x)
+            rows = block.norm_attention(x)
+            k, v = block.keys_values(rows)
             keys.append(k)
             values.append(v)
             # The expert reads keys and values only: the last block needs no rows of its own.
             if i + 1 < len(self.prefix):
-                x = block(x, k, v)
+                x = block(x, rows, k, v)
         readout = self.readout(x[:, :image_rows], x[:, -self.config.readouts :])
         summary = self.summarise(readout.feature, inputs.state, inputs.start)
         return Context(tuple(keys), tuple(values), summary, image_rows), readout
@@ -194,6 +195,9 @@ class SmallVLA(nn.Module):
     def clean(self, x: Tensor, tau: Tensor, context: Context, jump: Tensor | None = None) -> Tensor:
         """The clean chunk that the expert expects behind x. Shapes as in ``velocity``.
 
+        Several draws in a row may share a sample's keys and values, of which there are fewer then;
+        each draw has its summary.
+
         With a jump, the point where a straight line through the jump's end would meet t = 0.
 
         Args:
@@ -215,9 +219,25 @@ class SmallVLA(nn.Module):
         h = torch.cat([context.summary[:, None], h + context.summary[:, None]], dim=1)
         blocks = cast(list[Block], self.expert)
         for block, keys, values in zip(blocks, context.keys, context.values, strict=True):
-            k, v = block.keys_values(h)
-            h = block(h, torch.cat([keys, k], dim=2), torch.cat([values, v], dim=2))
-        return self.action_out(self.norm_out(h[:, 1:]))
+            rows = block.norm_attention(h)
+            k, v = block.keys_values(rows)
+            if block is blocks[-1]:
+                h, rows = h[:, 1:], rows[:, 1:]  # nobody reads what becomes of the summary
+            h = block(h, rows, behind(keys, k), behind(values, v))
+        return self.action_out(self.norm_out(h))
+
+
+def behind(shared: Tensor, own: Tensor) -> Tensor:
+    """Rows of their own behind those that several draws of a sample share.
+
+    Shapes (B / n, heads, N, D) and (B, heads, M, D) to (B, heads, N + M, D).
+    """
+    if len(shared) == len(own):
+        return torch.cat([shared, own], dim=2)
+    own = own.unflatten(0, (len(shared), -1))
+    return torch.cat([shared[:, None].expand(-1, own.shape[1], -1, -1, -1), own], dim=3).flatten(
+        0, 1
+    )
 
 
 class PatchEmbedding(nn.Module):

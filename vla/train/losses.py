@@ -160,7 +160,7 @@ def branch(model: SmallVLA, context: Context, readout: Readout, branches: Branch
     count = len(branches.start) // len(context.summary)
     feature = readout.feature.repeat_interleave(count, dim=0)
     summary = model.summarise(feature, branches.state, branches.start)
-    return replace(context.repeat(count), summary=summary)
+    return replace(context, summary=summary)
 
 
 def _noise(chunk: Tensor, generator: torch.Generator) -> Tensor:
