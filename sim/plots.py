@@ -53,16 +53,20 @@ def plot_episode(
     left.plot(time, trace[:, 0, 5], "0.4", lw=1.2, label="gripper (0..1)")
     low = left.get_ylim()[0]
     left.plot(observed_s, np.full(len(observed_s), low), "k|", ms=7, label="observation")
-    left.set(ylabel="joint [rad]; dashed: set-point", title=title)
-    left.legend(fontsize=8, ncols=3, loc="upper right")
+    left.set(ylabel="joint [rad]; dashed: set-point")
+    # Outside: the joints may be anywhere inside.
+    left.legend(fontsize=8, ncols=6, loc="lower center", bbox_to_anchor=(0.5, 1), frameon=False)
+    figure.suptitle(title, fontsize=11)
     below.vlines(observed_s, 0, reused, "C0", lw=2)
     below.set(xlabel="time [s]", ylabel="reused", xlim=left.get_xlim(), ylim=(0, 1))
     for i, (name, values) in enumerate(latencies_ms.items()):
         ordered = np.sort(np.asarray(values))
-        right.plot(ordered, np.linspace(0, 1, len(ordered)), f"C{i}", label=name)
+        # Dashed on top of what it may coincide with.
+        share, style = np.linspace(0, 1, len(ordered)), "--" if i else "-"
+        right.plot(ordered, share, f"C{i}", ls=style, label=name)
     right.set(xlabel="time [ms]", ylabel="share of answers", title="latency", xlim=(0, None))
     right.grid(alpha=0.3)
-    right.legend(fontsize=8, loc="lower right")
+    right.legend(fontsize=8, loc="upper left")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
     plt.close(figure)
