@@ -91,7 +91,7 @@ _ALL = (
         committed=True,
         late=True,
         prefix=1,
-        catch_up=4,
+        catch_up=2,
         forecaster="servo",
     ),
 )
