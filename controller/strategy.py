@@ -10,7 +10,7 @@ An observation of step k is answered d steps later. What happens between::
     prefix       | committed: seen | the new one, continues what is committed
     forecast     | assumed         | the new one, from its first action: the policy sees where the
                  |                 | arm will be at k + d
-    onset        | assumed         | as forecast, behind the last action before k + d, and a few
+    onset        | assumed         | as forecast, behind the last action before k + d, and two
                  |                 | actions ahead: it catches up with the delay
 """
 
