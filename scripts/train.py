@@ -21,6 +21,7 @@ import torch
 import tyro
 from numpy.typing import NDArray
 
+from controller.bounds import check_range
 from controller.errors import ErrorCode, OnsetError
 from controller.forecast import load_servo
 from scripts.evaluate_cases import hardness_options
@@ -218,14 +219,29 @@ def first_stage(
 
 
 def go_on(args: Args, recipe: Recipe, policy: Path, data: Demonstrations, folder: Path) -> Trainer:
-    """The tuning of a policy that is trained, on new data of the expert's and its own."""
-    start = load_checkpoint(policy)
+    """The tuning of a policy that is trained, on new data of the expert's and its own.
+
+    Raises:
+        OnsetError: BAD_VALUE: the policy is another task's, or the delay is more than it is tuned
+            for.
+    """
+    check_range("round_delay", args.round_delay, 0, MAX_DELAY)
+    start, known = load_checkpoint(policy), make_task(args.task).prompts
+    if start.meta.prompts != known:
+        raise OnsetError(
+            ErrorCode.BAD_VALUE,
+            "start",
+            f"{policy}, which knows {start.meta.prompts[0]!r}",
+            f"a policy of {args.task}, which knows {known[0]!r}",
+        )
     for number in range(recipe.rounds + 1):
         episodes = recipe.round_episodes if number else recipe.episodes
         collect(args, recipe, folder, number, episodes, policy if number else None)
         read(data, folder, number)
     tuned = tuning(args, recipe, start.meta, data, start.normaliser, folder)
-    if not tuned.resume():
+    if tuned.resume():
+        CONSOLE.print(f"resumed {tuned.folder} at step {tuned.step}")
+    else:
         tuned.start_at(start.model.state_dict())
     return tuned
 

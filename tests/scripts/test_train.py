@@ -50,6 +50,17 @@ def test_tuning_goes_on_from_a_policys_weights_and_scales_and_resumes(tmp_path: 
     assert begin().step == 1
 
 
+@pytest.mark.parametrize(
+    ("policy", "delay", "field"), [("whack", 0, "start"), ("intercept", 13, "round_delay")]
+)
+def test_another_tasks_policy_and_a_delay_past_tuning_are_refused(tmp_path, policy, delay, field):
+    args = Args(task="intercept", start=Path(policy), round_delay=delay, out=tmp_path)
+    task = make_task("intercept")
+    data = demonstrations(task, load_checkpoint(Path("intercept")).meta)
+    with pytest.raises(OnsetError, match=field):
+        go_on(args, make_recipe(args), Path(policy), data, tmp_path)
+
+
 def test_metaworld_takes_none_of_its_options():
     with pytest.raises(OnsetError, match="start"):
         train_metaworld(Args(suite="metaworld", tasks=("reach-v3",), start=Path("metaworld")))
