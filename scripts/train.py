@@ -202,8 +202,7 @@ def first_stage(
     normaliser = data.fit(relative)
     config = dataclasses.replace(args.train, steps=recipe.steps)
     trainer = Trainer(meta, config, data, normaliser, folder, torch.device(args.device))
-    if trainer.resume():
-        CONSOLE.print(f"resumed {folder} at step {trainer.step}")
+    resumed(trainer)
     # Data first, then steps: stage 0 has the expert's data alone, each round adds the policy's.
     for number in range(recipe.rounds + 1):
         if number:
@@ -239,9 +238,7 @@ def go_on(args: Args, recipe: Recipe, policy: Path, data: Demonstrations, folder
         collect(args, recipe, folder, number, episodes, policy if number else None)
         read(data, folder, number)
     tuned = tuning(args, recipe, start.meta, data, start.normaliser, folder)
-    if tuned.resume():
-        CONSOLE.print(f"resumed {tuned.folder} at step {tuned.step}")
-    else:
+    if not resumed(tuned):
         tuned.start_at(start.model.state_dict())
     return tuned
 
@@ -283,11 +280,17 @@ def train_metaworld(args: Args) -> None:
 def make_tuned(args: Args, recipe: Recipe, trainer: Trainer) -> Trainer:
     """The trainer of the second stage, at its beginning or where it was."""
     tuned = tuning(args, recipe, trainer.meta, trainer.data, trainer.normaliser, trainer.folder)
-    if tuned.resume():
-        CONSOLE.print(f"resumed {tuned.folder} at step {tuned.step}")
-    else:
+    if not resumed(tuned):
         tuned.start_from(trainer.folder)
     return tuned
+
+
+def resumed(trainer: Trainer) -> bool:
+    """Takes a run up where it was, if it had begun, and says so."""
+    found = trainer.resume()
+    if found:
+        CONSOLE.print(f"resumed {trainer.folder} at step {trainer.step}")
+    return found
 
 
 def tuning(

@@ -61,8 +61,9 @@ def plot_episode(
     below.set(xlabel="time [s]", ylabel="reused", xlim=left.get_xlim(), ylim=(0, 1))
     for i, (name, values) in enumerate(latencies_ms.items()):
         ordered = np.sort(np.asarray(values))
-        # Dashed on top of what it may coincide with.
-        share, style = np.linspace(0, 1, len(ordered)), "--" if i else "-"
+        # The last one dashed, on top of what it may coincide with.
+        share = np.linspace(0, 1, len(ordered))
+        style = "--" if i + 1 == len(latencies_ms) else "-"
         right.plot(ordered, share, f"C{i}", ls=style, label=name)
     right.set(xlabel="time [ms]", ylabel="share of answers", title="latency", xlim=(0, None))
     right.grid(alpha=0.3)
