@@ -124,6 +124,8 @@ class Observer:
         # One more chunk's worth: drawn towards more of the old chunk, by RTC's weights, a chunk
         # that is replaced every few steps would never leave it.
         ahead = self._config.execute_steps if self._way.guided else 0
+        if self._way.catch_up:
+            ahead = delay  # what the new chunk is compared with
         return committed, timeline.planned(step + len(committed), ahead).reshape(-1, width)
 
     def _undisturbed(self, step: int) -> int:
@@ -180,8 +182,7 @@ class Observer:
         self._unanswered[observation.id] = observation.capture_ns
         self._begins[observation.id] = observation.step + observation.delay
         if self._way.committed:
-            start = self._way.start(observation.delay)
-            self._continued[observation.id] = max(0, len(observation.committed) - start)
+            self._continued[observation.id] = len(observation.committed)
         self._on_its_way.add(observation.id)
 
     def answered(self, piece: ActionSlice, now_ns: int) -> None:

@@ -10,8 +10,8 @@ An observation of step k is answered d steps later. What happens between::
     prefix       | committed: seen | the new one, continues what is committed
     forecast     | assumed         | the new one, from its first action: the policy sees where the
                  |                 | arm will be at k + d
-    onset        | assumed         | as forecast, behind the last action before k + d, and two
-                 |                 | actions ahead: it catches up with the delay
+    onset        | assumed         | as forecast, where it goes on with the old one; else as naive,
+                 |                 | as if the change had come at once: it catches up
 """
 
 from __future__ import annotations
@@ -34,10 +34,9 @@ class Strategy:
             variant), or "" for not at all.
         committed: Whether the policy gets the actions of the delay as the chunk's beginning.
         late: Whether the chunk begins when its actions do, from a forecast state.
-        prefix: How many actions before that it begins, and continues; where it is late.
-        catch_up: So many of a chunk's first free actions are left out, but not more than d: the
-            robot goes at once for where it would be without the delay, as fast as its limits
-            allow. Where it is late.
+        catch_up: Whether a chunk that turns elsewhere than the old one begins with its observation
+            all the same: the robot goes at once for where it would be without the delay, as fast as
+            its limits allow. Where it is late.
         forecaster: Who forecasts where nobody is named: "servo", "last_command", or "" for nobody.
     """
 
@@ -48,8 +47,7 @@ class Strategy:
     guided: str = ""
     committed: bool = False
     late: bool = False
-    prefix: int = 0
-    catch_up: int = 0
+    catch_up: bool = False
     forecaster: str = ""
 
     @property
@@ -59,11 +57,7 @@ class Strategy:
 
     def start(self, delay: int) -> int:
         """Steps from the observation to the chunk's first action, when the delay is d."""
-        return max(0, delay - self.prefix) if self.late else 0
-
-    def left_out(self, delay: int) -> int:
-        """Free actions left out at a chunk's beginning, when the delay is d."""
-        return min(delay, self.catch_up) if self.late else 0
+        return delay if self.late else 0
 
 
 _ALL = (
@@ -87,11 +81,9 @@ _ALL = (
     Strategy("oracle", "begin late, where the arm will be (simulation only)", late=True),
     Strategy(
         "onset",
-        "forecast, continue the last action before it, and catch up",
-        committed=True,
+        "forecast; where the plan changes, as if the change had come at once",
         late=True,
-        prefix=1,
-        catch_up=2,
+        catch_up=True,
         forecaster="servo",
     ),
 )

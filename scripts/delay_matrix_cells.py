@@ -232,13 +232,16 @@ def make_way(cell: Cell, strategy: Strategy, times_ns: tuple[float, float], peri
     factor = (cell.scale or 1.0) * np.array([1.0, GUIDED_STEP if strategy.guided else 1.0])
     prefix_ns, step_ns = np.round(factor * times_ns).astype(int).tolist()
     compute = Compute(prefix_ns, step_ns)
-    schedule = make_schedule(cell.schedule, HORIZON, strategy.prefix, cell.expert_steps)
+    # Where it catches up, the longest that may take: one step more, and what nobody waits for.
+    unused = MAX_DELAY if strategy.catch_up else 0
+    schedule = make_schedule(cell.schedule, HORIZON, 0, cell.expert_steps, unused)
     execute_steps, executed = cell.execute_steps, None
     while True:
         if cell.schedule == "has":
             executed = execute_steps + RESERVE
-        ran = None if executed is None else executed + strategy.catch_up
-        if compute.busy_ns(schedule.steps_for(ran)) <= execute_steps * period_ns:
+        ran = None if executed is None else min(executed + unused, HORIZON)
+        steps = schedule.steps_for(ran) + strategy.catch_up
+        if compute.busy_ns(steps) <= execute_steps * period_ns:
             break
         execute_steps += 1
     # What comes within the first quarter of its step amends it, and is as good as in time.

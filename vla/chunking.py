@@ -45,15 +45,14 @@ class Condition:
         start: Steps from the observation to the chunk's first index.
         state: State there, which relative actions are relative to. Shape (S,), robot's units.
         prefix: Normalised actions of the first indices, clean. Shape (1, p, A), or None.
-        left_out: Free indices behind the prefix that are left out, so that the others come as
-            many steps earlier.
+        unused: First free indices, whose steps are over when the chunk takes over.
         guide: What the chunk is drawn towards, or None.
     """
 
     start: int
     state: Float
     prefix: Tensor | None = None
-    left_out: int = 0
+    unused: int = 0
     guide: Guide | None = None
 
     @property
@@ -169,11 +168,11 @@ def make_condition(
             )
         state = observation.forecast
     prefix = guide = None
-    if strategy.committed and len(observation.committed) > start:
-        prefix = _normalised(observation.committed[start:], state, scales)
+    if strategy.committed and len(observation.committed):
+        prefix = _normalised(observation.committed, state, scales)
     if strategy.guided:
         guide = _guide(strategy, observation, scales)
-    return Condition(start, state, prefix, strategy.left_out(observation.delay), guide)
+    return Condition(start, state, prefix, guide=guide)
 
 
 def _guide(strategy: Strategy, observation: Observation, scales: Scales) -> Guide | None:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Hashable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from controller.errors import ErrorCode, OnsetError
 from controller.strategy import STRATEGIES, Strategy
@@ -22,10 +23,11 @@ from vla.cache.config import CacheConfig
 from vla.cache.encoder import CachedEncoder
 from vla.cache.prefix import PrefixEncoder
 from vla.cache.selector import Selector
+from vla.catch_up import at_once, can_catch_up, turns
 from vla.checkpoint import Checkpoint
 from vla.chunking import ChunkMemory, Condition, make_condition
 from vla.finished import Encoding, Finished, NonFinite, finish
-from vla.policy import PolicyInput
+from vla.policy import Context, PolicyInput
 from vla.sampler import Ripe, Sampler
 from vla.schedule import Schedule, make_schedule
 from vla.transforms import frames_to_tensor
@@ -89,20 +91,22 @@ class Engine:
         """The schedule of a chunk without committed actions."""
         return self._schedule(0)
 
-    def _schedule(self, delay: int) -> Schedule:
-        return make_schedule(self._name, self._model.horizon, delay, self._steps)
+    def _schedule(self, delay: int, unused: int = 0) -> Schedule:
+        return make_schedule(self._name, self._model.horizon, delay, self._steps, unused)
 
-    def _sampler(self, delay: int, left_out: int) -> Sampler:
+    def _sampler(self, delay: int, unused: int) -> Sampler:
         """Walks the schedule behind so many committed actions; made once.
 
         Args:
             delay: Committed actions.
-            left_out: Free actions behind them that are not executed.
+            unused: Free actions behind them whose steps are over.
         """
-        key = (delay, left_out)
+        key = (delay, unused)
         if key not in self._samplers:
-            executed = None if self._executed is None else self._executed + left_out
-            schedule = self._schedule(delay)
+            schedule = self._schedule(delay, unused)
+            executed = self._executed
+            if executed is not None and unused:
+                executed = min(executed + unused, schedule.horizon - delay)
             self._samplers[key] = Sampler(self._model, schedule, executed, self.device)
         return self._samplers[key]
 
@@ -139,19 +143,7 @@ class Engine:
         began = time.perf_counter_ns()
         scales, most = self.checkpoint.normaliser, self.checkpoint.meta.max_delay
         condition = make_condition(strategy, observation, scales, most, memory)
-        sampler = self._sampler(condition.prefix_length, condition.left_out)
-        state = np.asarray(condition.state, dtype=np.float32)
-        asked = Asked(
-            observation,
-            prompt,
-            torch.from_numpy(scales.one_state(state)).to(self.device),
-            torch.from_numpy(np.array([condition.start])).to(self.device),
-        )
-        prefix, guide = condition.prefix, condition.guide
-        if prefix is not None:
-            prefix = prefix.to(self.device)
-        if guide is not None:
-            guide = guide.to(self.device)
+        asked = Asked(observation, prompt, *self._beginning(condition))
         with torch.inference_mode():
             context, figures = self._encoder.encode(whose, asked)
             if self.device.type == "cuda":
@@ -160,11 +152,15 @@ class Engine:
         generator = torch.Generator().manual_seed(self._seed * 1_000_003 + observation.id)
         shape = (1, self._model.horizon, self._model.action_dim)
         noise = torch.randn(shape, generator=generator).to(self.device)
+        if strategy.catch_up and can_catch_up(observation):
+            condition, ripening = self._catching_up(observation, condition, context, noise)
+        else:
+            ripening = self._ripening(condition, context, noise)
+        state = np.asarray(condition.state, dtype=np.float32)
 
         def actions(ripe: Ripe) -> NDArray[np.float32]:
             return scales.actions(ripe.values[0].cpu().numpy(), state, ripe.indices)
 
-        ripening = sampler.run(context, noise, prefix, guide)
         encoding = Encoding(began, encoded, context.image_rows, figures)
         try:
             yield from finish(ripening, actions, observation, condition, encoding, memory)
@@ -174,6 +170,48 @@ class Engine:
             raise
         if whose is not None:
             self._unsettled = [w for w in self._unsettled if w.session != whose.session] + [whose]
+
+    def _beginning(self, condition: Condition) -> tuple[Tensor, Tensor]:
+        """A chunk's normalised state and its start, as in ``PolicyInput``."""
+        state = self.checkpoint.normaliser.one_state(np.asarray(condition.state, dtype=np.float32))
+        start = torch.from_numpy(np.array([condition.start]))
+        return torch.from_numpy(state).to(self.device), start.to(self.device)
+
+    def _ripening(
+        self,
+        condition: Condition,
+        context: Context,
+        noise: Tensor,
+        velocity: Tensor | None = None,
+    ) -> Iterator[Ripe]:
+        prefix, guide = condition.prefix, condition.guide
+        return self._sampler(condition.prefix_length, condition.unused).run(
+            context,
+            noise,
+            None if prefix is None else prefix.to(self.device),
+            None if guide is None else guide.to(self.device),
+            velocity,
+        )
+
+    def _catching_up(
+        self, observation: Observation, late: Condition, context: Context, noise: Tensor
+    ) -> tuple[Condition, Iterator[Ripe]]:
+        """The late chunk, or where it turns elsewhere the one that begins with its observation.
+
+        It is judged by the first expert step, which the late chunk goes on from.
+        """
+        with torch.inference_mode():
+            velocity = self._model.velocity(noise, noise.new_ones(noise.shape[:2]), context)
+        if not turns(noise - velocity, observation, late.state, self.checkpoint.normaliser):
+            if not self._schedule(0).average:
+                return late, self._ripening(late, context, noise, velocity)
+            condition = late
+        else:
+            condition = at_once(observation)
+            with torch.inference_mode():
+                context = self._encoder.begin_elsewhere(*self._beginning(condition))
+        ripening = self._ripening(condition, context, noise)
+        return condition, (replace(ripe, step=ripe.step + 1) for ripe in ripening)
 
     def using(self, whose: Whose) -> SessionEngine:
         """The engine with one session's cache."""

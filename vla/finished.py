@@ -80,8 +80,7 @@ def finish(
         ripening: From the sampler.
         actions_of: Values to actions in the robot's units. Shape (n, A).
         observation: What the chunk answers.
-        condition: What it was generated from. Committed actions are not yielded; what is left out
-            makes all that follows come as many steps earlier.
+        condition: What it was generated from. What is committed or not used is not yielded.
         encoding: Of its images.
         memory: Of the robot's session.
 
@@ -89,7 +88,7 @@ def finish(
         NonFinite: An action is no finite number; those before it were yielded.
     """
     start_step = observation.step + condition.start
-    first = condition.prefix_length + condition.left_out
+    first = condition.prefix_length + condition.unused
     for ripe in ripening:
         used = ripe.indices >= first
         if not used.any():
@@ -97,7 +96,7 @@ def finish(
         actions = actions_of(ripe)[used]
         if not np.isfinite(actions).all():
             raise NonFinite
-        steps = start_step + ripe.indices[used] - condition.left_out
+        steps = start_step + ripe.indices[used]
         if memory is not None:
             memory.note(observation.id, steps, actions)
         yield Finished(

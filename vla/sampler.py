@@ -88,6 +88,7 @@ class Sampler:
         noise: Tensor,
         committed: Tensor | None = None,
         guide: Guide | None = None,
+        velocity: Tensor | None = None,
     ) -> Iterator[Ripe]:
         """Runs the expert step by step.
 
@@ -97,6 +98,7 @@ class Sampler:
             committed: Normalised actions of the committed indices, clean before every step.
                 Shape (B, d, A).
             guide: What every step's velocity is turned towards; its target has the noise's shape.
+            velocity: Of the first step, where somebody has asked for it already. Shape (B, H, A).
 
         Yields:
             Each index once, at the step at which the table says that it is finished.
@@ -114,7 +116,9 @@ class Sampler:
             with torch.inference_mode():
                 if committed is not None:
                     x[:, : committed.shape[1]] = committed
-                x = torch.addcmul(x, self._velocity(x, step, context, guide), step.change)
+                if number > 1 or velocity is None:
+                    velocity = self._velocity(x, step, context, guide)
+                x = torch.addcmul(x, velocity, step.change)
                 values = x.index_select(1, step.rows) if len(step.ripe) else x
             if len(step.ripe):
                 yield Ripe(number, step.ripe, values, number == len(self._steps))

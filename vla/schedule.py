@@ -79,7 +79,12 @@ def constant(horizon: int, delay: int, steps: int) -> Schedule:
 
 
 def horizon_aware(
-    horizon: int, delay: int, steps: int, alpha: float = 0.6, u0: float | None = None
+    horizon: int,
+    delay: int,
+    steps: int,
+    alpha: float = 0.6,
+    u0: float | None = None,
+    unused: int = 0,
 ) -> Schedule:
     """Near-term indices are finished first: FASTER's schedule (arXiv 2603.19199).
 
@@ -101,16 +106,22 @@ def horizon_aware(
         alpha: A smaller one gives the middle of the chunk more steps.
         u0: Hit time of the first free index; ``(steps - 1) / steps`` by default, so that it is
             finished after one step. 0 is the constant schedule.
+        unused: Indices behind the committed ones that nobody waits for: they are finished with the
+            first index behind them, which counts as the first free one above.
 
     Raises:
         OnsetError: A value is out of range.
     """
     _check(horizon, delay, steps)
+    if not 0 <= unused < horizon - delay:
+        allowed = f"0..{horizon - delay - 1}"
+        raise OnsetError(ErrorCode.BAD_VALUE, "schedule.unused", unused, allowed)
     first = (steps - 1) / steps if u0 is None else u0
     check_alpha(alpha)
     if not 0 <= first < 1:
         raise OnsetError(ErrorCode.BAD_VALUE, "schedule.u0", first, "0 or more, less than 1")
-    place = np.clip((np.arange(horizon) - delay) / max(horizon - 1 - delay, 1), 0, 1)
+    behind = np.arange(horizon) - delay - unused
+    place = np.clip(behind / max(horizon - 1 - delay - unused, 1), 0, 1)
     hit = (1 - place**alpha) * first
     # Rounded before the ceiling: 10 * (1 - 0.9) is a little more than 1 in floating point.
     ready_at = np.ceil(np.round(steps * (1 - hit), 9)).astype(np.int64)
@@ -143,7 +154,7 @@ SCHEDULES = ("constant", "has", "one_step", "has_meanflow")
 AVERAGE = ("one_step", "has_meanflow")  # they need a MeanFlow head
 
 
-def make_schedule(name: str, horizon: int, delay: int, steps: int) -> Schedule:
+def make_schedule(name: str, horizon: int, delay: int, steps: int, unused: int = 0) -> Schedule:
     """Builds a schedule by name, with its defaults.
 
     Args:
@@ -151,6 +162,7 @@ def make_schedule(name: str, horizon: int, delay: int, steps: int) -> Schedule:
         horizon: H, length of the chunk.
         delay: d, committed actions at its beginning.
         steps: Expert steps; ``one_step`` has one whatever is given.
+        unused: As of ``horizon_aware``; to the others all free indices are the same.
 
     Raises:
         OnsetError: Unknown name, or a value is out of range.
@@ -158,11 +170,12 @@ def make_schedule(name: str, horizon: int, delay: int, steps: int) -> Schedule:
     if name == "constant":
         return constant(horizon, delay, steps)
     if name == "has":
-        return horizon_aware(horizon, delay, steps)
+        return horizon_aware(horizon, delay, steps, unused=unused)
     if name == "one_step":
         return one_step(horizon, delay)
     if name == "has_meanflow":
-        return replace(horizon_aware(horizon, delay, steps), name=name, average=True)
+        aware = horizon_aware(horizon, delay, steps, unused=unused)
+        return replace(aware, name=name, average=True)
     raise OnsetError(ErrorCode.BAD_VALUE, "schedule", name, list(SCHEDULES))
 
 

@@ -78,7 +78,7 @@ class LeRobotEngine:
         self._device = device or torch.device("cpu")
         self._sessions: OrderedDict[Hashable, AdapterSession] = OrderedDict()
         self._unsettled: list[Whose] = []
-        self._samplers: dict[tuple[int, int], Sampler] = {}
+        self._samplers: dict[int, Sampler] = {}
         speed_up(policy.adapter.prefix_modules)
         self._sampler(0)  # now, so that a bad value is told at the start
 
@@ -138,21 +138,19 @@ class LeRobotEngine:
     def run(self, context: Any, noise: Tensor, condition: Condition) -> Iterator[Ripe]:
         """Walks the schedule behind the condition's prefix."""
         prefix, guide = condition.prefix, condition.guide
-        sampler = self._sampler(condition.prefix_length, condition.left_out)
+        sampler = self._sampler(condition.prefix_length)
         context = self.policy.adapter.begin(context, noise)
         prefix = None if prefix is None else prefix.to(self._device)
         return sampler.run(context, noise, prefix, _moved(guide, self._device))
 
-    def _sampler(self, delay: int, left_out: int = 0) -> Sampler:
-        executed = None if self._executed is None else self._executed + left_out
-        key = (delay, left_out)
-        if key not in self._samplers:
+    def _sampler(self, delay: int) -> Sampler:
+        if delay not in self._samplers:
             adapter = self.policy.adapter
             schedule = walked(self._name, adapter.horizon, delay, self._steps, adapter.average)
             # It has all that a sampler calls; its context is its own.
             flow = cast(FlowPolicy, adapter)
-            self._samplers[key] = Sampler(flow, schedule, executed, self._device)
-        return self._samplers[key]
+            self._samplers[delay] = Sampler(flow, schedule, self._executed, self._device)
+        return self._samplers[delay]
 
 
 @dataclass(frozen=True)

@@ -82,6 +82,7 @@ class CachedEncoder:
         self._prompts: dict[str, PromptRows] = {}
         self.chosen: NDArray[np.int64] = self._all
         self.choice_ns = self.encode_cpu_ns = 0
+        self._latest = self._shadow  # where the last encoding is
 
     def encode(self, whose: Whose | None, asked: Asked) -> tuple[Context, CacheFigures]:
         """Encodes an observation under ``torch.inference_mode``.
@@ -94,6 +95,19 @@ class CachedEncoder:
         found = self._encode(whose, asked)
         self.encode_cpu_ns = time.thread_time_ns() - began
         return found
+
+    def begin_elsewhere(self, state: torch.Tensor, start: torch.Tensor) -> Context:
+        """The last encoding again, for a chunk that begins elsewhere.
+
+        Args:
+            state: Normalised state at its beginning. Shape (1, S).
+            start: Its beginning, in steps after the images. Shape (1,), int64.
+        """
+        return self._read(self._latest, state, start)
+
+    def _read(self, slot: Slot, state: torch.Tensor, start: torch.Tensor) -> Context:
+        self._latest = slot
+        return self.prefix.context(slot, state, start)
 
     def _encode(self, whose: Whose | None, asked: Asked) -> tuple[Context, CacheFigures]:
         observation = asked.observation
@@ -122,7 +136,7 @@ class CachedEncoder:
                     reason = DenseReason.ERROR
         if cache is None or reason is not None:
             cache = self._renew(whose, identity, asked, patches)
-        context = self.prefix.context(cache.slot, asked.state, asked.start)
+        context = self._read(cache.slot, asked.state, asked.start)
         rows, computed = self.prefix.rows, len(self.chosen)
         figures = CacheFigures(rows, computed, int(cache.ages.max()), reason or "", cache.base)
         return context, figures
@@ -132,7 +146,7 @@ class CachedEncoder:
     ) -> tuple[Context, CacheFigures]:
         self.prefix.encode(slot, self._prompt(asked.prompt), self._floats(patches))
         self.chosen = self._all
-        context = self.prefix.context(slot, asked.state, asked.start)
+        context = self._read(slot, asked.state, asked.start)
         return context, CacheFigures(self.prefix.rows, self.prefix.rows, 0, reason)
 
     def _buffer(self, whose: Whose | None) -> Slot:

@@ -1,0 +1,68 @@
+"""Catching up with a delay: a new plan that turns elsewhere begins with its observation.
+
+A late chunk begins where the arm will be once the old plan was followed for the delay. Where both
+plans go the same way, nothing was lost. Where they do not, the arm would have turned d steps ago::
+
+    step        k            k+d           k+2d
+    old plan    |-------------|- - - - - - - o
+    late                      |n n n n n n n n      where n has come is near o: it is taken
+    at once     |. . . . . . .|e e e e e e e        elsewhere: this one is, from its action d on
+
+The first d actions of a chunk that begins at k are past: the robot goes from where the old plan has
+brought it straight for the rest, as fast as its limits allow. All of it keeps the scene's time: an
+action is for its step, whoever moves meanwhile.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from controller.types import Float, Observation
+from vla.chunking import Condition, Scales
+
+# How far apart two plans lead, as a share of both ways: 0 for the same, 1 where they are opposite or
+# one of them stands still.
+ELSEWHERE = 0.4
+# Ways shorter than this count as this long [standard deviations of the policy's actions].
+STILL = 0.1
+
+
+def can_catch_up(observation: Observation) -> bool:
+    """Whether it is known what the old plan would have done.
+
+    It is not where several actions are merged into one: the observation has no set-point then.
+    """
+    return observation.delay > 0 and observation.set_point is not None
+
+
+def turns(late: Tensor, observation: Observation, state: Float, scales: Scales) -> bool:
+    """Whether a late chunk turns elsewhere than the old plan.
+
+    Both are compared by where they have come to after another delay, or where the old plan ends.
+    Where there is none the robot would stand still.
+
+    Args:
+        late: The chunk, or what one expert step expects of it; normalised. Shape (1, H, A).
+        observation: With its committed and planned actions and its set-point.
+        state: Where the chunk begins, in the robot's units. Shape (S,).
+        scales: The policy's.
+    """
+    ends = [*observation.committed[-1:], *observation.planned[-1:]]
+    here = ends[0] if len(observation.committed) else np.asarray(observation.set_point)
+    old = ends[-1] if ends else here
+    at = (len(observation.planned) or observation.delay) - 1
+    # Normalisation may differ from index to index.
+    rows = torch.from_numpy(np.array([here, old], dtype=np.float32))
+    rows = rows[:, None].expand(-1, at + 1, -1)
+    states = torch.from_numpy(np.array(state, dtype=np.float32))[None]
+    begin, kept = scales.chunk(rows, states.expand(2, -1))[:, -1]
+    way, old_way = late[0, at].cpu() - begin, kept - begin
+    length = max(float(way.norm() + old_way.norm()), STILL)
+    return float((way - old_way).norm()) > ELSEWHERE * length
+
+
+def at_once(observation: Observation) -> Condition:
+    """The condition of a chunk that begins with its observation, d actions of which are past."""
+    return Condition(0, observation.state, unused=observation.delay)
