@@ -22,8 +22,8 @@ from torch import Tensor
 from controller.types import Float, Observation
 from vla.chunking import Condition, Scales
 
-# How far apart two plans lead, as a share of both ways: 0 for the same, 1 where they are opposite or
-# one of them stands still.
+# How far apart two plans lead, as a share of both ways: 0 where they are the same, 1 where they are
+# opposite or one of them stands still.
 ELSEWHERE = 0.4
 # Ways shorter than this count as this long [standard deviations of the policy's actions].
 STILL = 0.1

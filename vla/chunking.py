@@ -132,7 +132,6 @@ def make_condition(
     observation: Observation,
     scales: Scales,
     max_delay: int,
-    memory: ChunkMemory | None = None,
 ) -> Condition:
     """The condition of one observation under a strategy.
 
@@ -141,10 +140,10 @@ def make_condition(
 
     Args:
         strategy: The session's.
-        observation: With its committed and planned actions, delay and forecast.
+        observation: With its committed and planned actions, delay and forecast, amended by what the
+            session's memory knows.
         scales: The policy's.
         max_delay: Greatest delay that the policy was trained for [steps].
-        memory: Of the session; what it knows goes before what the robot counts on.
 
     Raises:
         OnsetError: BAD_VALUE: the delay is past what the policy was trained for, or the forecast
@@ -155,8 +154,6 @@ def make_condition(
     if strategy.committed or strategy.late:
         check_range("observation.delay", observation.delay, 0, max_delay)
     start = strategy.start(observation.delay)
-    if memory is not None:
-        observation = memory.amend(observation, start)
     state = observation.state
     if start:
         if observation.forecast is None:

@@ -142,7 +142,9 @@ class Engine:
         """
         began = time.perf_counter_ns()
         scales, most = self.checkpoint.normaliser, self.checkpoint.meta.max_delay
-        condition = make_condition(strategy, observation, scales, most, memory)
+        if memory is not None:
+            observation = memory.amend(observation, strategy.start(observation.delay))
+        condition = make_condition(strategy, observation, scales, most)
         asked = Asked(observation, prompt, *self._beginning(condition))
         with torch.inference_mode():
             context, figures = self._encoder.encode(whose, asked)

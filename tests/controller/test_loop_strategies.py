@@ -244,7 +244,6 @@ def test_a_late_chunk_is_asked_for_with_the_state_at_its_beginning_and_takes_ove
         assert observation.forecast is not None
         np.testing.assert_array_equal(observation.forecast, np.full(3, observation.id + 1))
     counters = rig.loop.counters
-    # Only the first chunk of onset had no action to continue: its first one comes a step late.
     assert (counters.late, counters.committed) == (delay - start, 0)
     assert counters.starved == delay
 
@@ -271,8 +270,7 @@ def test_of_a_later_answer_the_first_actions_are_late(strategy):
     for observation in rig.link.sent[:5]:
         assert indices[observation.step + 3] == 3 - start
     counters = rig.loop.counters
-    # Of the first chunk of onset, which had nothing to continue, one more.
-    assert counters.late == 2 * counters.slices + (strategy == "onset")
+    assert counters.late == 2 * counters.slices
 
 
 def test_past_the_end_of_the_old_chunk_the_forecast_holds_its_last_action():
@@ -342,7 +340,6 @@ def test_each_of_several_replies_takes_over_where_it_begins(
     results = rig.run(40)
     assert [o.step for o in rig.link.sent] == list(range(0, 40, execute_steps))
     owners = {r.step: r.observation_id for r in results}
-    # At first there is nothing for onset to continue.
     for observation in [o for o in rig.link.sent if o.step >= delay]:
         begins = observation.step + delay
         for step in range(begins, min(begins + execute_steps, 40)):
@@ -422,7 +419,7 @@ def test_no_error_is_told_of_a_forecast_that_a_reply_under_way_overtakes():
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_only_who_is_guided_is_told_what_the_old_chunk_says_behind_the_committed(strategy):
+def test_who_compares_is_told_what_the_old_chunk_says_behind_the_committed(strategy):
     delayed = STRATEGIES[strategy].delayed
     changes = {"delay_steps": 2} if delayed else {}
     rig = rig_of(strategy, changes=changes, latency_ns=2 * STEP)
@@ -430,8 +427,10 @@ def test_only_who_is_guided_is_told_what_the_old_chunk_says_behind_the_committed
     assert rig.link.sent[0].planned.shape == (0, 2)
     for observation in rig.link.sent[1:]:
         assert len(observation.committed) == (2 if delayed else 0)
-        if strategy in GUIDED:
-            old = [[observation.id - 1, index] for index in range(4, 8)]
+        if strategy in GUIDED or STRATEGIES[strategy].catch_up:
+            # Two that are committed, and two more: to the end of the chunk, or a delay more.
+            first = 4 - STRATEGIES[strategy].start(2)
+            old = [[observation.id - 1, first + index] for index in range(4)]
             assert [*observation.committed.tolist(), *observation.planned.tolist()] == old
         else:
             assert observation.planned.shape == (0, 2)

@@ -159,10 +159,11 @@ def test_an_observation_is_due_when_the_server_is_free(name, scale, execute_step
 def test_ours_stops_behind_what_is_executed(scale):
     cell = Cell("whack", OURS, None, scale, expert_steps=10)
     way = make_way(cell, STRATEGIES[OURS], TIMES, PERIOD)
-    table = make_schedule("has", HORIZON, STRATEGIES[OURS].prefix, 10)
+    # Where it catches up, after the longest delay: one step to judge by, and the rest.
+    table = make_schedule("has", HORIZON, 0, 10, unused=MAX_DELAY)
 
     def fits(execute_steps: int) -> bool:
-        steps = table.steps_for(execute_steps + RESERVE + STRATEGIES[OURS].catch_up)
+        steps = 1 + table.steps_for(min(HORIZON, execute_steps + RESERVE + MAX_DELAY))
         return scale * (20 + steps * 10) <= execute_steps * 40
 
     found = next(k for k in range(4, 99) if fits(k))

@@ -4,7 +4,6 @@ index of the steps     k   k+1  k+2 | k+3  k+4  k+5  k+6
 committed, planned     a0  a1   a2  | a3   a4   a5   a6      d = 3
 prefix                 *   *    *     0    0    0    ...
 forecast                              0    0    0    ...
-onset                           *     0    0    0    ...
 """
 
 import copy
@@ -77,7 +76,7 @@ CONDITIONS = {
     "last_command": (D, True, (0, 0), None),
     "forecast": (D, True, (0, 0), None),
     "oracle": (D, True, (0, 0), None),
-    "onset": (D - 1, True, (D - 1, D), None),
+    "onset": (D, True, (0, 0), None),
 }
 
 
@@ -125,9 +124,6 @@ def test_fewer_actions_than_the_delay_are_continued_from_the_first_on():
     prefix = condition("prefix", asked).prefix
     assert prefix is not None
     np.testing.assert_allclose(prefix[0], normalised(OLD[: D - 1], asked.state), atol=1e-5, rtol=0)
-    # The last action before the chunk takes over is not among them: there is nothing to continue.
-    late = condition("onset", asked)
-    assert (late.start, late.prefix) == (D - 1, None)
 
 
 @pytest.mark.parametrize("name", TRAINED)
@@ -140,8 +136,7 @@ def test_a_late_chunk_without_a_forecast_is_refused(name):
     with pytest.raises(OnsetError, match="observation.forecast: given none; allowed: .*" + name):
         condition(name, seen(forecast=None))
     # Where it begins with its pictures, the measured state is the one.
-    soon = STRATEGIES[name].prefix
-    at_once = seen(forecast=None, delay=soon, committed=OLD[:soon])
+    at_once = seen(forecast=None, delay=0, committed=OLD[:0])
     np.testing.assert_array_equal(condition(name, at_once).state, at_once.state)
 
 
@@ -180,29 +175,6 @@ def test_a_late_chunk_is_the_present_one_of_the_forecast_state(delayed, schedule
     torch.nn.init.normal_(model.start.weight)
     other = whole(Engine(replace(delayed, model=model), schedule=schedule), asked, "forecast")
     assert np.abs(other[2] - actions).max() > 1e-3
-
-
-@pytest.mark.parametrize("schedule", SCHEDULES)
-def test_onset_begins_behind_the_last_committed_action_and_continues_it(delayed, schedule):
-    engine, asked = Engine(delayed, schedule=schedule), seen()
-    start, steps, actions = whole(engine, asked, "onset")
-    assert start == asked.step + D - 1
-    left_out = STRATEGIES["onset"].left_out(D)
-    count = HORIZON - 1 - left_out  # none that is committed
-    np.testing.assert_array_equal(steps, start + 1 + np.arange(count))
-    # What is left out makes the others come as many steps earlier.
-    slow = replace(STRATEGIES["onset"], catch_up=0)
-    every = np.concatenate([p.actions for p in engine.stream(asked, PROMPTS[0], slow)])
-    order = np.concatenate([p.steps for p in engine.stream(asked, PROMPTS[0], slow)])
-    np.testing.assert_array_equal(actions, every[np.argsort(order)][left_out:])
-
-    def moved(row: int):
-        committed = asked.committed.copy()
-        committed[row] += 0.5
-        return whole(engine, replace(asked, committed=committed), "onset")[2]
-
-    np.testing.assert_array_equal(moved(0), actions)  # the forecast stands for those before
-    assert np.abs(moved(D - 1) - actions).max() > 1e-4
 
 
 @pytest.mark.parametrize("name", GUIDED)

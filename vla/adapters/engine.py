@@ -185,7 +185,9 @@ class SessionEngine:
         began = time.perf_counter_ns()
         tuning = policy.tuning
         most = tuning.max_start if strategy.late else tuning.max_delay
-        condition = make_condition(strategy, observation, session, most, memory)
+        if memory is not None:
+            observation = memory.amend(observation, strategy.start(observation.delay))
+        condition = make_condition(strategy, observation, session, most)
         try:
             batch, slots = session.batch(observation, condition.state, prompt, device)
             with torch.inference_mode():
