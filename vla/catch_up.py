@@ -29,12 +29,12 @@ ELSEWHERE = 0.4
 STILL = 0.1
 
 
-def can_catch_up(observation: Observation) -> bool:
-    """Whether it is known what the old plan would have done.
+def can_catch_up(observation: Observation, horizon: int) -> bool:
+    """Whether there is a delay, a chunk outlasts it, and it is known what the old plan says.
 
     It is not where several actions are merged into one: the observation has no set-point then.
     """
-    return observation.delay > 0 and observation.set_point is not None
+    return 0 < observation.delay < horizon and observation.set_point is not None
 
 
 def turns(late: Tensor, observation: Observation, state: Float, scales: Scales) -> bool:
@@ -49,10 +49,12 @@ def turns(late: Tensor, observation: Observation, state: Float, scales: Scales) 
         state: Where the chunk begins, in the robot's units. Shape (S,).
         scales: The policy's.
     """
-    ends = [*observation.committed[-1:], *observation.planned[-1:]]
-    here = ends[0] if len(observation.committed) else np.asarray(observation.set_point)
-    old = ends[-1] if ends else here
-    at = (len(observation.planned) or observation.delay) - 1
+    planned = observation.planned[: observation.delay]
+    here = np.asarray(observation.set_point)
+    if len(observation.committed):
+        here = observation.committed[-1]
+    old = planned[-1] if len(planned) else here
+    at = (len(planned) or observation.delay) - 1
     # Normalisation may differ from index to index.
     rows = torch.from_numpy(np.array([here, old], dtype=np.float32))
     rows = rows[:, None].expand(-1, at + 1, -1)

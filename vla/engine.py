@@ -29,7 +29,7 @@ from vla.chunking import ChunkMemory, Condition, make_condition
 from vla.finished import Encoding, Finished, NonFinite, finish
 from vla.policy import Context, PolicyInput
 from vla.sampler import Ripe, Sampler
-from vla.schedule import Schedule, make_schedule
+from vla.schedule import AVERAGE, Schedule, make_schedule
 from vla.transforms import frames_to_tensor
 
 NAIVE = STRATEGIES["naive"]
@@ -154,7 +154,7 @@ class Engine:
         generator = torch.Generator().manual_seed(self._seed * 1_000_003 + observation.id)
         shape = (1, self._model.horizon, self._model.action_dim)
         noise = torch.randn(shape, generator=generator).to(self.device)
-        if strategy.catch_up and can_catch_up(observation):
+        if strategy.catch_up and can_catch_up(observation, self._model.horizon):
             condition, ripening = self._catching_up(observation, condition, context, noise)
         else:
             ripening = self._ripening(condition, context, noise)
@@ -205,7 +205,7 @@ class Engine:
         with torch.inference_mode():
             velocity = self._model.velocity(noise, noise.new_ones(noise.shape[:2]), context)
         if not turns(noise - velocity, observation, late.state, self.checkpoint.normaliser):
-            if not self._schedule(0).average:
+            if self._name not in AVERAGE:
                 return late, self._ripening(late, context, noise, velocity)
             condition = late
         else:

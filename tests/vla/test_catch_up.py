@@ -89,9 +89,16 @@ def test_without_an_old_plan_the_robot_would_stand_still():
 
 
 def test_it_is_asked_only_with_a_delay_and_where_the_old_plan_is_known():
-    assert can_catch_up(seen())
-    assert not can_catch_up(seen(delay=0))
-    assert not can_catch_up(seen(set_point=None))
+    assert can_catch_up(seen(), D + 1)
+    assert not can_catch_up(seen(), D)  # nothing of the chunk would be left
+    assert not can_catch_up(seen(delay=0), HORIZON)
+    assert not can_catch_up(seen(set_point=None), HORIZON)
+
+
+def test_of_a_longer_plan_what_is_behind_another_delay_does_not_count():
+    moves = [(0.2, 0.2), (0.5, 0.5), (1.0, 1.0)]
+    asked = seen(*moves, *[(9.0, -9.0)] * HORIZON)
+    assert not turns(chunk_to(1.0, 1.0), asked, STATE, SCALES)
 
 
 # The engine

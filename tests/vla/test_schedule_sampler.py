@@ -131,6 +131,24 @@ def test_a_hit_time_of_nought_is_the_constant_schedule(horizon, steps, share):
     np.testing.assert_array_equal(has.ready_at, flat.ready_at)
 
 
+@given(
+    horizon=st.integers(2, 40),
+    steps=st.integers(1, 20),
+    shares=st.tuples(st.floats(0, 0.5), st.floats(0, 0.99)),
+)
+def test_what_nobody_waits_for_is_finished_with_the_first_index_behind_it(horizon, steps, shares):
+    delay = int(shares[0] * horizon)
+    unused = int(shares[1] * (horizon - delay))
+    schedule = horizon_aware(horizon, delay, steps, unused=unused)
+    # Behind them it is the table of a chunk that is as much shorter.
+    short = horizon_aware(horizon - unused, delay, steps)
+    np.testing.assert_array_equal(schedule.tau[:, delay + unused :], short.tau[:, delay:])
+    np.testing.assert_array_equal(schedule.ready_at[delay + unused :], short.ready_at[delay:])
+    assert (schedule.ready_at[delay : delay + unused + 1] == 1).all()
+    assert (schedule.ready_at[:delay] == 0).all()
+    assert (make_schedule("has", horizon, delay, steps, unused).tau == schedule.tau).all()
+
+
 def test_one_step_is_one_jump_from_noise():
     schedule = one_step(5, 2)
     assert schedule.tau.tolist() == [[0, 0, 1, 1, 1], [0, 0, 0, 0, 0]]
@@ -146,6 +164,8 @@ def test_one_step_is_one_jump_from_noise():
         ({"u0": -0.1}, "u0"),
         ({"delay": 8}, "delay"),
         ({"steps": 0}, "steps"),
+        ({"unused": -1}, "unused"),
+        ({"delay": 3, "unused": 5}, "unused"),
     ],
 )
 def test_a_horizon_aware_table_that_makes_no_sense_is_refused(changes, field):
@@ -439,3 +459,14 @@ def test_an_engine_refuses_to_execute_more_than_there_is(tiny, executed):
 def test_an_engine_refuses_no_steps(tiny):
     with pytest.raises(OnsetError, match="schedule.steps"):
         Engine(tiny, expert_steps=0)
+
+
+def test_a_first_velocity_that_is_known_is_not_asked_for_again():
+    policy, start = Field(lambda x, tau: x - tau[..., None]), noise()
+    schedule = constant(H, 0, 4)
+    expected = list(Sampler(policy, schedule).run(CONTEXT, start))[-1].values
+    first = policy.velocity(start, torch.ones(1, H), CONTEXT)
+    policy.asked.clear()
+    found = list(Sampler(policy, schedule).run(CONTEXT, start, velocity=first))[-1].values
+    torch.testing.assert_close(found, expected)
+    assert len(policy.asked) == schedule.steps - 1
