@@ -26,7 +26,7 @@ from controller.errors import ErrorCode, OnsetError
 from controller.forecast import load_servo
 from scripts.evaluate_cases import hardness_options
 from scripts.results import code_commit
-from scripts.train_stages import CONSOLE, bar, fit, read, ship
+from scripts.train_stages import CONSOLE, bar, fit, read, resumed, ship
 from sim.collect import HORIZON, Infer, Noise, collect_episode, write_shard
 from sim.env import SimRobot
 from sim.robots import so101
@@ -283,14 +283,6 @@ def make_tuned(args: Args, recipe: Recipe, trainer: Trainer) -> Trainer:
     if not resumed(tuned):
         tuned.start_from(trainer.folder)
     return tuned
-
-
-def resumed(trainer: Trainer) -> bool:
-    """Takes a run up where it was, if it had begun, and says so."""
-    found = trainer.resume()
-    if found:
-        CONSOLE.print(f"resumed {trainer.folder} at step {trainer.step}")
-    return found
 
 
 def tuning(

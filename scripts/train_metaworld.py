@@ -16,7 +16,7 @@ import torch
 
 from controller.errors import ErrorCode, OnsetError
 from scripts.results import code_commit
-from scripts.train_stages import CONSOLE, bar, fit, read, ship
+from scripts.train_stages import CONSOLE, bar, fit, read, resumed, ship
 from sim.collect import Infer, write_shard
 from sim.metaworld import hand
 from sim.metaworld.collect import HORIZON, Stretches, collect_episode
@@ -108,8 +108,7 @@ def train(run: Run, recipe: Recipe) -> None:
     normaliser = data.fit(relative)
     config = dataclasses.replace(run.train, steps=recipe.steps)
     trainer = Trainer(meta, config, data, normaliser, run.folder, torch.device(run.device))
-    if trainer.resume():
-        CONSOLE.print(f"resumed {run.folder} at step {trainer.step}")
+    resumed(trainer)
     for number in range(recipe.rounds + 1):
         if number:
             collect(run, number, recipe.round_episodes, run.folder / "policy.safetensors")

@@ -23,6 +23,14 @@ def read(data: Demonstrations, folder: Path, number: int) -> None:
     CONSOLE.print(f"{len(data)} frames in memory")
 
 
+def resumed(trainer: Trainer) -> bool:
+    """Takes a run up where it was, if it had begun, and says so."""
+    found = trainer.resume()
+    if found:
+        CONSOLE.print(f"resumed {trainer.folder} at step {trainer.step}")
+    return found
+
+
 def fit(trainer: Trainer, until: int) -> None:
     """Trains up to a step, and reports."""
     with bar(trainer.folder.name) as progress:
