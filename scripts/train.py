@@ -119,8 +119,8 @@ class Args:
         tune: Settings of tuning; its steps come from the recipe.
         start: A policy, by name or path, to go on tuning from. There is no first stage then: it
             keeps its scales, and drives in every round.
-        round_delay: Greatest delay with which the policy drives in the rounds [steps], drawn anew
-            for each episode.
+        round_delay: Greatest delay with which who drives acts [steps]. Every other episode has it,
+            the others less, drawn anew for each. Nothing is tuned for more than its episode's.
         name: Of the bundled policy that is written; the task's by default.
     """
 
@@ -142,7 +142,7 @@ class Args:
     train: TrainConfig = field(default_factory=TrainConfig)
     tune: TrainConfig = TUNE
     start: Path | None = None
-    round_delay: int = 0
+    round_delay: int = MAX_DELAY
     name: str = ""
 
 
@@ -257,7 +257,7 @@ def train_metaworld(args: Args) -> None:
         "hardness": None,
         "tune": TUNE,
         "start": None,
-        "round_delay": 0,
+        "round_delay": MAX_DELAY,
         "name": "",
     }
     given = [name for name, value in unused.items() if getattr(args, name) != value]
@@ -347,8 +347,8 @@ def collect(
         if not path.is_file():
             first = FIRST_SEED + 100_000 * number + shard * SHARD
             count = min(SHARD, episodes - shard * SHARD)
-            most = args.round_delay if number else 0
-            jobs.append((args.task, recipe.hardness, path, first, count, policy, most))
+            job = (args.task, recipe.hardness, path, first, count, policy, args.round_delay)
+            jobs.append(job)
     if not jobs:
         return
     won = total = 0
@@ -371,13 +371,18 @@ def _collect_shard(
     infer = None if policy is None else _infer(Engine(load_checkpoint(policy)), robot)
     episodes, won = [], 0
     for seed in range(first, first + count):
-        delay = int(np.random.default_rng([seed, 2]).integers(most + 1))
+        delay = _delay(seed, most)
         rows, success = collect_episode(robot, seed, noise=Noise(), infer=infer, delay=delay)
         episodes.append((rows, robot.prompt))
         won += success
     write_shard(path, episodes)
     robot.close()
     return won, count
+
+
+def _delay(seed: int, most: int) -> int:
+    """An episode's delay [steps]: of the greatest only an episode with all of it teaches."""
+    return most if seed % 2 else int(np.random.default_rng([seed, 2]).integers(most + 1))
 
 
 def _infer(engine: Engine, robot: SimRobot) -> Infer:

@@ -123,6 +123,7 @@ def make_episode(rng: np.random.Generator, steps: int) -> dict[str, np.ndarray]:
         "position": normal(1, 3),
         "velocity": normal(1, 3),
         "visible": rng.uniform(size=(steps, 1)) < 0.8,
+        "delay": np.full(steps, steps % 5),
     }
 
 

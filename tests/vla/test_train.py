@@ -59,6 +59,7 @@ def make_episode(rng: np.random.Generator, steps: int) -> dict[str, np.ndarray]:
         "position": position,
         "velocity": np.zeros((steps, 1, 3), np.float32),
         "visible": np.ones((steps, 1), bool),
+        "delay": np.full(steps, 4),
     }
 
 

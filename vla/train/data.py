@@ -125,7 +125,7 @@ class Demonstrations:
             return
         with np.load(shard, allow_pickle=False) as arrays:
             needed = ["state", "action", "chunk", "uv", "inside"]
-            needed += ["position", "velocity", "visible"]
+            needed += ["position", "velocity", "visible", "delay"]
             needed += [f"frames_{c}" for c in self._cameras] + ["length", "prompt"]
             if missing := [name for name in needed if name not in arrays]:
                 raise OnsetError(ErrorCode.BAD_NAMES, f"shard[{shard.name}]", missing, needed)
@@ -162,9 +162,10 @@ class Demonstrations:
         tokeniser: Tokeniser,
         generator: torch.Generator,
     ) -> Batch:
-        """Draws steps uniformly, and their branches."""
+        """Draws steps uniformly, and their branches, none later than its episode was driven."""
         rows = torch.randint(self._steps, (size,), generator=generator).numpy()
-        start, prefix = offsets.draw(size, generator)
+        most = torch.from_numpy(self._array("delay")[rows].astype(np.int64))
+        start, prefix = offsets.draw(size, generator, most)
         return self.rows(rows, start.numpy(), prefix.numpy(), normaliser, tokeniser)
 
     def rows(
