@@ -371,7 +371,7 @@ def _collect_shard(
     infer = None if policy is None else _infer(Engine(load_checkpoint(policy)), robot)
     episodes, won = [], 0
     for seed in range(first, first + count):
-        delay = _delay(seed, most)
+        delay = episode_delay(seed, most)
         rows, success = collect_episode(robot, seed, noise=Noise(), infer=infer, delay=delay)
         episodes.append((rows, robot.prompt))
         won += success
@@ -380,7 +380,7 @@ def _collect_shard(
     return won, count
 
 
-def _delay(seed: int, most: int) -> int:
+def episode_delay(seed: int, most: int) -> int:
     """An episode's delay [steps]: of the greatest only an episode with all of it teaches."""
     return most if seed % 2 else int(np.random.default_rng([seed, 2]).integers(most + 1))
 

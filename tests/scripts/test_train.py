@@ -9,9 +9,20 @@ import pytest
 import torch
 
 from controller.errors import OnsetError
-from scripts.train import Args, demonstrations, go_on, make_recipe, train_metaworld
+from scripts.train import (
+    FIRST_SEED,
+    Args,
+    episode_delay,
+    demonstrations,
+    go_on,
+    make_recipe,
+    train_metaworld,
+)
 from sim.tasks import make_task
 from vla.checkpoint import load_checkpoint
+
+
+FIRST_SEEDS = (FIRST_SEED, FIRST_SEED + 100_000)
 
 
 def test_tuning_goes_on_from_a_policys_weights_and_scales_and_resumes(tmp_path: Path):
@@ -29,6 +40,10 @@ def test_tuning_goes_on_from_a_policys_weights_and_scales_and_resumes(tmp_path: 
     start = load_checkpoint(Path("intercept"))
     task = make_task("intercept")
 
+    def driven(number: int) -> np.ndarray:
+        with np.load(tmp_path / "intercept" / "data" / f"round{number}_000.npz") as shard:
+            return shard["delay"]
+
     def begin():
         data = demonstrations(task, start.meta)
         return go_on(args, make_recipe(args), Path("intercept"), data, tmp_path / "intercept")
@@ -39,6 +54,8 @@ def test_tuning_goes_on_from_a_policys_weights_and_scales_and_resumes(tmp_path: 
         "round0_000.npz",
         "round1_000.npz",
     ]
+    # The expert drives late as well.
+    assert [set(driven(number)) for number in (0, 1)] == [{episode_delay(s, 6)} for s in FIRST_SEEDS]
     for name, weight in start.model.state_dict().items():
         assert torch.equal(tuned.average.state_dict()[name], weight), name
         assert torch.equal(tuned.model.state_dict()[name], weight), name
@@ -59,6 +76,13 @@ def test_another_tasks_policy_and_a_delay_past_tuning_are_refused(tmp_path, poli
     data = demonstrations(task, load_checkpoint(Path("intercept")).meta)
     with pytest.raises(OnsetError, match=field):
         go_on(args, make_recipe(args), Path(policy), data, tmp_path)
+
+
+def test_every_other_episode_has_all_of_the_delay():
+    drawn = [episode_delay(seed, 6) for seed in range(400)]
+    assert set(drawn[1::2]) == {6}
+    assert set(drawn[::2]) == set(range(7))
+    assert {episode_delay(seed, 0) for seed in range(20)} == {0}
 
 
 def test_metaworld_takes_none_of_its_options():

@@ -73,6 +73,33 @@ def test_the_shares_are_those_that_are_named():
     assert (prefix[delay == 1] <= 1).all()
 
 
+@settings(deadline=None)
+@given(
+    drawn=offsets,
+    most=st.lists(st.integers(0, 25), min_size=1, max_size=20),
+    seed=st.integers(0, 1000),
+)
+def test_a_branch_is_no_later_than_its_frames_own_bound(drawn, most, seed):
+    count, d_max, present, late, early, few = drawn
+    made = Offsets(count, d_max, present, late, early * (1 - late), few)
+    bound = torch.tensor(most)
+    start, prefix = made.draw(len(most), torch.Generator().manual_seed(seed), bound)
+    assert (start >= 0).all()
+    assert (start + prefix <= bound.clamp(max=d_max)[:, None]).all()
+
+
+def test_each_delay_within_a_frames_bound_is_as_likely():
+    made = Offsets(count=4, d_max=10, present=0.2)
+    most = torch.arange(3).repeat(20_000) * 3
+    start, prefix = made.draw(len(most), torch.Generator().manual_seed(0), most)
+    delay = start + prefix
+    for bound in (0, 3, 6):
+        drawn = delay[most == bound].flatten()
+        counts = torch.bincount(drawn, minlength=bound + 1) / len(drawn)
+        expected = [0.2] + [0.8 / bound] * bound if bound else [1.0]
+        torch.testing.assert_close(counts, torch.tensor(expected), atol=5e-3, rtol=0)
+
+
 def test_by_default_chunks_begin_with_their_frames():
     start, prefix = PRESENT.draw(50, torch.Generator().manual_seed(0))
     assert start.shape == (50, 1)
@@ -127,7 +154,7 @@ def make_episode(rng: np.random.Generator, steps: int) -> dict[str, np.ndarray]:
     }
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def episodes():
     rng = np.random.default_rng(0)
     return [make_episode(rng, steps) for steps in LENGTHS]
@@ -263,6 +290,20 @@ def gradients(model: SmallVLA, loss: torch.Tensor) -> dict[str, torch.Tensor]:
     model.zero_grad(set_to_none=True)
     loss.backward()
     return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+
+
+def test_no_branch_is_later_than_its_episode_was_driven(read, episodes):
+    driven = [0, 3, 2]
+    for episode, delay in zip(episodes, driven, strict=True):
+        episode["delay"][:] = delay
+    data, normaliser = read()
+    offsets = Offsets(count=40, d_max=MOST, present=0.0)
+    batch = data.batch(64, offsets, normaliser, TOKENS, torch.Generator().manual_seed(0))
+    later = (batch.branches.start + batch.branches.prefix).unflatten(0, (64, 40)).amax(1)
+    states = [normaliser.state(torch.from_numpy(e["state"])) for e in episodes]
+    for state, most in zip(batch.inputs.state, later.tolist(), strict=True):
+        (own,) = [i for i, s in enumerate(states) if (s == state).all(1).any()]
+        assert most == driven[own]
 
 
 @pytest.mark.parametrize("head", ["meanflow", "distil"])
