@@ -46,8 +46,9 @@ class Args:
         episodes: Seeds 0 .. episodes-1 of each cell.
         reactions: Seeds of which event-to-motion is measured too.
         execute_steps: K, steps between observations, the same at every delay.
-        limits: Robot file, or the name of a bundled one, e.g. so101-sim: every strategy moves
-            smoothly within its limits, as an executor does; by default straight to each action.
+        limits: Robot file, or the name of a bundled one: every strategy moves within its limits
+            of velocity, acceleration and jerk, as an executor does; None for straight to each
+            action.
         times: Where the times of prefix and expert step are recorded.
         policies: Folder with a policy for each task, as TASK_delay.safetensors or, where there is
             none, TASK.safetensors; the bundled ones by default.
@@ -68,7 +69,7 @@ class Args:
     episodes: int = 100
     reactions: int = 30
     execute_steps: int = 4
-    limits: str | None = None
+    limits: str | None = "so101-sim"
     times: Path = ROOT / "docs" / "results" / "times.json"
     policies: Path = WEIGHTS
     workers: int = 2

@@ -90,8 +90,8 @@ def test_an_unknown_name_is_refused_with_those_that_there_are(field, quick):
 
 
 def test_limits_are_those_of_a_robot_file_that_there_is():
-    assert {c.robot for c in make_cells(Args())} == {None}
-    assert {c.robot for c in make_cells(Args(limits="so101-sim"))} == {"so101-sim"}
+    assert {c.robot for c in make_cells(Args())} == {"so101-sim"}
+    assert {c.robot for c in make_cells(Args(limits=None))} == {None}
     with pytest.raises(OnsetError, match="so101-simm"):
         make_cells(Args(limits="so101-simm"))
 
