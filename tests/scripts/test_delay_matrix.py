@@ -215,8 +215,8 @@ def test_a_run_goes_on_where_it_was(tmp_path, monkeypatch):
     assert ran == [[0, 0, 1, 1]]
     files = sorted((tmp_path / "abc").glob("*.jsonl"))
     assert [file.name for file in files] == [
-        "intercept-stale_expert-d0-k4-n5.jsonl",
-        "intercept-stale_expert-d8-k4-n5.jsonl",
+        "intercept-stale_expert-d0-k4-n5-so101-sim.jsonl",
+        "intercept-stale_expert-d8-k4-n5-so101-sim.jsonl",
     ]
     texts = [file.read_text() for file in files]
     assert [[json.loads(line)["seed"] for line in text.splitlines()] for text in texts] == [
