@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import multiprocessing
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -186,7 +187,7 @@ def demonstrations(task: Task, meta: PolicyMeta) -> Demonstrations:
     lags = {c.name: c.lags for c in meta.robot.cameras}
     period_s = meta.robot.period_ns * 1e-9
     servo = load_servo(meta.robot.name)
-    replan = make_replan(task, period_s) if task.batched else None
+    replan = make_replan(task, period_s)
     return Demonstrations(meta.model.cameras, lags, period_s, servo, replan)
 
 
@@ -325,14 +326,24 @@ def make_meta(task: Task) -> PolicyMeta:
 
 
 def make_replan(task: Task, period_s: float) -> Replan:
-    """The expert's plans from where the arm will be, of a scene that is some time old."""
+    """The expert's plans from where the arm has come to, of a scene that was seen before."""
     dims = len(so101.JOINTS)
 
     def replan(
-        position: NDArray, velocity: NDArray, visible: NDArray, age_s: NDArray, state: NDArray
+        position: NDArray, velocity: NDArray, visible: NDArray, paths: Sequence[NDArray]
     ) -> NDArray:
-        targets = Targets(position, velocity, visible).later(age_s)
-        return task.plan_for(targets, state[:, :dims], state[:, dims:], HORIZON, period_s)
+        if task.batched:
+            age_s = np.array([len(path) - 1 for path in paths]) * period_s
+            targets = Targets(position, velocity, visible).later(age_s)
+            state = np.stack([path[-1] for path in paths])
+            return task.plan_for(targets, state[:, :dims], state[:, dims:], HORIZON, period_s)
+        plans = []
+        for *scene, path in zip(position, velocity, visible, paths, strict=True):
+            joints = path[:, :dims].astype(float)
+            targets = task.foresee(Targets(*scene), joints, period_s)
+            plan = task.plan_for(targets, joints[-1], path[-1, dims:], HORIZON, period_s)
+            plans.append(plan)
+        return np.stack(plans)
 
     return replan
 
