@@ -125,9 +125,11 @@ def test_offsets_that_make_no_sense_are_refused(changes, message):
 # What a branch holds
 
 
-def replan(position, velocity, visible, age_s, state):
+def replan(position, velocity, visible, paths):
     """No expert: a number of its own for whatever it is given."""
-    scene = 2 * position.sum((1, 2)) + 3 * velocity.sum((1, 2)) + 5 * visible.sum(1) + 7 * age_s
+    scene = 2 * position.sum((1, 2)) + 3 * velocity.sum((1, 2)) + 5 * visible.sum(1)
+    scene = scene + [0.7 * path.sum() + len(path) for path in paths]
+    state = np.stack([path[-1] for path in paths])
     return state[:, None, :2] + scene[:, None, None] + 0.1 * np.arange(HORIZON)[:, None]
 
 
@@ -192,10 +194,9 @@ def labels(episode, step: int, start: int, prefix: int, plans) -> np.ndarray:
     """Executed actions, and the plan behind them. Shape (H, A)."""
     later = step + start + prefix
     plan = episode["chunk"][later]
-    if plans is not None:
+    if plans is not None and later > step:
         scene = (episode[name][step][None] for name in ("position", "velocity", "visible"))
-        age_s = np.array([(later - step) * PERIOD_S])
-        plan = plans(*scene, age_s, episode["state"][later][None])[0]
+        plan = plans(*scene, [episode["state"][step : later + 1]])[0]
     rows = [episode["action"][step + start + i] for i in range(prefix)]
     return np.array(rows + [plan[i] for i in range(HORIZON - prefix)])
 
@@ -234,9 +235,7 @@ def test_branches_are_those_of_a_slow_loop(read, episodes, servo, plans):
     assert not made.inputs.start.any()
 
 
-def test_the_planner_is_asked_once_with_the_scene_of_the_frame_and_the_state_of_later(
-    read, episodes
-):
+def test_the_planner_is_asked_once_with_the_scene_of_the_frame_and_the_way_since(read, episodes):
     asked = []
 
     def spy(*arguments):
@@ -244,17 +243,19 @@ def test_the_planner_is_asked_once_with_the_scene_of_the_frame_and_the_state_of_
         return replan(*arguments)
 
     data, scales = read(replan=spy)
-    rows, start, prefix = np.array([0, 11]), np.array([[2, 0], [1, 0]]), np.array([[1, 0], [0, 2]])
-    data.rows(rows, start, prefix, scales, TOKENS)
-    ((position, velocity, visible, age_s, state),) = asked
+    rows, start, prefix = np.array([0, 10]), np.array([[2, 0], [1, 0]]), np.array([[1, 0], [0, 2]])
+    made = data.rows(rows, start, prefix, scales, TOKENS)
+    ((position, velocity, visible, paths),) = asked
+    # What begins with its frame is planned already. Row 10 is the last but one of its episode.
     first, last = episodes[0], episodes[1]
-    scenes = [(first, 0)] * 2 + [(last, 2)] * 2  # row 11 is the last step of the second episode
+    scenes = [(first, 0), (last, 1), (last, 1)]
     for name, given_ in (("position", position), ("velocity", velocity), ("visible", visible)):
         np.testing.assert_array_equal(given_, [e[name][i] for e, i in scenes])
-    np.testing.assert_allclose(age_s, np.array([3, 0, 1, 2]) * PERIOD_S)
     # Past the end of an episode, where a branch does not count, its last state stands.
-    later = [first["state"][3], first["state"][0], last["state"][2], last["state"][2]]
-    np.testing.assert_array_equal(state, later)
+    ways = [first["state"][:4], last["state"][1:3], last["state"][1:3]]
+    for path, way in zip(paths, ways, strict=True):
+        np.testing.assert_array_equal(path, way)
+    assert made.branches.valid.tolist() == [True, True, True, False]
 
 
 # What is learnt from it

@@ -71,8 +71,8 @@ def plan(position: np.ndarray, state: np.ndarray) -> np.ndarray:
     return chunk
 
 
-def replan(position, velocity, visible, age_s, state) -> np.ndarray:
-    return plan(position, state)
+def replan(position, velocity, visible, paths) -> np.ndarray:
+    return plan(position, np.stack([path[-1] for path in paths]))
 
 
 @pytest.fixture
