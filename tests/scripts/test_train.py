@@ -95,9 +95,9 @@ def test_a_later_chunk_knows_nothing_that_has_happened_since(task: str):
     robot.close()
     period_s = robot.spec.period_ns * 1e-9
     frames = np.arange(len(rows["state"]) - late)
-    scene = (rows[name][frames] for name in ("position", "velocity", "visible"))
+    position, velocity, visible = (rows[n][frames] for n in ("position", "velocity", "visible"))
     paths = [rows["state"][k : k + late + 1] for k in frames]
-    again = make_replan(robot.task, period_s)(*scene, paths)
+    again = make_replan(robot.task, period_s)(position, velocity, visible, paths)
     off = np.abs(again - rows["chunk"][frames + late]).max(axis=(1, 2))
     before, across = off[frames + late < event], off[(frames < event) & (event < frames + late)]
     assert len(before) > 5

@@ -256,8 +256,10 @@ class Demonstrations:
         chunk = self._array("chunk")[at]
         if self._replan is None or not (aged := at > rows).any():
             return chunk
-        scene = (self._array(n)[rows[aged]] for n in ("position", "velocity", "visible"))
+        position, velocity, visible = (
+            self._array(n)[rows[aged]] for n in ("position", "velocity", "visible")
+        )
         states = self._array("state")
         paths = [states[now : then + 1] for now, then in zip(rows[aged], at[aged], strict=True)]
-        chunk[aged] = self._replan(*scene, paths)
+        chunk[aged] = self._replan(position, velocity, visible, paths)
         return chunk
