@@ -11,32 +11,39 @@ and behind committed actions, the horizon-aware schedule's times, and a MeanFlow
 from __future__ import annotations
 
 import dataclasses
+import multiprocessing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 import tyro
+from numpy.typing import NDArray
 
 from controller.bounds import check_range
 from controller.errors import ErrorCode, OnsetError
 from controller.forecast import load_servo
+from scripts.evaluate_cases import hardness_options
 from scripts.results import code_commit
-from scripts.train_collect import Collector, make_replan
-from scripts.train_stages import fit, read, resumed, ship
-from sim.collect import HORIZON
+from scripts.train_stages import CONSOLE, bar, fit, read, resumed, ship
+from sim.collect import HORIZON, Infer, Noise, collect_episode, write_shard
+from sim.env import SimRobot
 from sim.robots import so101
-from sim.task import Task
+from sim.task import Targets, Task
 from sim.tasks import make_task
 from vla.checkpoint import PolicyMeta, load_checkpoint
+from vla.engine import Engine
 from vla.models.small import SmallVLAConfig
-from vla.train.data import Demonstrations
+from vla.train.data import Demonstrations, Replan
 from vla.train.loop import TrainConfig, Trainer
 from vla.train.losses import Draws
 from vla.train.offsets import Offsets
 from vla.train.times import Mixture
 from vla.transforms import Normaliser, Tokeniser
 
+SHARD = 40  # episodes in a shard
+FIRST_SEED = 1_000_000  # evaluation seeds are below
 MAX_DELAY = 12  # greatest delay that a policy is tuned for [steps]
 
 
@@ -112,8 +119,8 @@ class Args:
         tune: Settings of tuning; its steps come from the recipe.
         start: A policy, by name or path, to go on tuning from. There is no first stage then: it
             keeps its scales, and drives in every round.
-        round_delay: Greatest delay with which who drives acts [steps]. Every other episode has it,
-            the others less, drawn anew for each. Nothing is tuned for more than its episode's.
+        round_delay: Greatest delay with which the policy drives in the rounds [steps], drawn anew
+            for each episode.
         name: Of the bundled policy that is written; the task's by default.
     """
 
@@ -135,7 +142,7 @@ class Args:
     train: TrainConfig = field(default_factory=TrainConfig)
     tune: TrainConfig = TUNE
     start: Path | None = None
-    round_delay: int = MAX_DELAY
+    round_delay: int = 0
     name: str = ""
 
 
@@ -174,17 +181,12 @@ def main(args: Args) -> None:
         ship(args.name or args.task, tuned, {n: p for n, p in logs.items() if p.is_file()}, commit)
 
 
-def make_collector(args: Args, recipe: Recipe, folder: Path) -> Collector:
-    """Collects what a recipe asks for."""
-    return Collector(args.task, recipe.hardness, folder, args.round_delay, args.workers)
-
-
 def demonstrations(task: Task, meta: PolicyMeta) -> Demonstrations:
     """None yet, of a task's frames."""
     lags = {c.name: c.lags for c in meta.robot.cameras}
     period_s = meta.robot.period_ns * 1e-9
     servo = load_servo(meta.robot.name)
-    replan = make_replan(task, period_s)
+    replan = make_replan(task, period_s) if task.batched else None
     return Demonstrations(meta.model.cameras, lags, period_s, servo, replan)
 
 
@@ -192,8 +194,7 @@ def first_stage(
     args: Args, recipe: Recipe, meta: PolicyMeta, data: Demonstrations, folder: Path
 ) -> Trainer:
     """A plain flow policy, trained on the expert's data and in DAgger rounds."""
-    collector = make_collector(args, recipe, folder)
-    collector.collect(0, recipe.episodes, None)
+    collect(args, recipe, folder, 0, recipe.episodes, None)
     read(data, folder, 0)
     # The gripper is absolute; the arm's actions are relative to where it is.
     relative = torch.tensor([0.0 if d.unit == "1" else 1.0 for d in meta.robot.action])
@@ -206,7 +207,7 @@ def first_stage(
     for number in range(recipe.rounds + 1):
         if number:
             driver = folder / "policy.safetensors"
-            collector.collect(number, recipe.round_episodes, driver)
+            collect(args, recipe, folder, number, recipe.round_episodes, driver)
             read(data, folder, number)
         rest = recipe.steps - recipe.first
         last = number == recipe.rounds
@@ -232,10 +233,9 @@ def go_on(args: Args, recipe: Recipe, policy: Path, data: Demonstrations, folder
             f"{policy}, which knows {start.meta.prompts[0]!r}",
             f"a policy of {args.task}, which knows {known[0]!r}",
         )
-    collector = make_collector(args, recipe, folder)
     for number in range(recipe.rounds + 1):
         episodes = recipe.round_episodes if number else recipe.episodes
-        collector.collect(number, episodes, policy if number else None)
+        collect(args, recipe, folder, number, episodes, policy if number else None)
         read(data, folder, number)
     tuned = tuning(args, recipe, start.meta, data, start.normaliser, folder)
     if not resumed(tuned):
@@ -257,7 +257,7 @@ def train_metaworld(args: Args) -> None:
         "hardness": None,
         "tune": TUNE,
         "start": None,
-        "round_delay": MAX_DELAY,
+        "round_delay": 0,
         "name": "",
     }
     given = [name for name, value in unused.items() if getattr(args, name) != value]
@@ -322,6 +322,66 @@ def make_meta(task: Task) -> PolicyMeta:
         prompts=task.prompts,
         robot=spec,
     )
+
+
+def make_replan(task: Task, period_s: float) -> Replan:
+    """The expert's plans from where the arm will be, of a scene that is some time old."""
+    dims = len(so101.JOINTS)
+
+    def replan(
+        position: NDArray, velocity: NDArray, visible: NDArray, age_s: NDArray, state: NDArray
+    ) -> NDArray:
+        targets = Targets(position, velocity, visible).later(age_s)
+        return task.plan_for(targets, state[:, :dims], state[:, dims:], HORIZON, period_s)
+
+    return replan
+
+
+def collect(
+    args: Args, recipe: Recipe, folder: Path, number: int, episodes: int, policy: Path | None
+) -> None:
+    """Fills one round's folder with shards; those that exist are kept."""
+    jobs = []
+    for shard in range(-(-episodes // SHARD)):
+        path = folder / "data" / f"round{number}_{shard:03d}.npz"
+        if not path.is_file():
+            first = FIRST_SEED + 100_000 * number + shard * SHARD
+            count = min(SHARD, episodes - shard * SHARD)
+            most = args.round_delay if number else 0
+            jobs.append((args.task, recipe.hardness, path, first, count, policy, most))
+    if not jobs:
+        return
+    won = total = 0
+    who = "expert" if policy is None else "policy"
+    with bar(f"round {number}: {who} drives") as progress:
+        row = progress.add_task("", total=len(jobs), note="")
+        with multiprocessing.get_context("spawn").Pool(args.workers) as pool:
+            for wins, count in pool.imap_unordered(_collect_shard, jobs):
+                won, total = won + wins, total + count
+                progress.update(row, advance=1, note=f"success {won / total:.2f}")
+    CONSOLE.print(f"round {number}: {total} episodes, {who} drove, success {won / total:.3f}")
+
+
+def _collect_shard(
+    job: tuple[str, tuple[str, ...], Path, int, int, Path | None, int],
+) -> tuple[int, int]:
+    name, given, path, first, count, policy, most = job
+    torch.set_num_threads(1)
+    robot = SimRobot(make_task(name, **hardness_options(name, given)))
+    infer = None if policy is None else _infer(Engine(load_checkpoint(policy)), robot)
+    episodes, won = [], 0
+    for seed in range(first, first + count):
+        delay = int(np.random.default_rng([seed, 2]).integers(most + 1))
+        rows, success = collect_episode(robot, seed, noise=Noise(), infer=infer, delay=delay)
+        episodes.append((rows, robot.prompt))
+        won += success
+    write_shard(path, episodes)
+    robot.close()
+    return won, count
+
+
+def _infer(engine: Engine, robot: SimRobot) -> Infer:
+    return lambda observation: engine.chunk(observation, robot.prompt)
 
 
 if __name__ == "__main__":

@@ -87,16 +87,15 @@ def collect_episode(
         noise: Disturbance of what is executed.
         infer: The policy that drives; the expert when None.
         execute_steps: Least and greatest number of steps executed of each chunk, drawn anew.
-        delay: Steps after its observation at which a chunk takes over, whoever makes it; its
-            actions until then are passed over, and the chunk before goes on. The first one begins
-            at once. What is done before k + delay was decided from what was seen before k.
+        delay: Steps after its observation at which a chunk takes over; its actions until then
+            are passed over, and the chunk before goes on. The first one begins at once.
 
     Returns:
         Arrays with one row per step, and whether the episode was a success:
         ``frames_<camera>`` (T, h, w, 3) uint8, ``state`` (T, S), ``chunk`` (T, HORIZON, A) the
         expert's plan, ``action`` (T, A) what was executed, ``uv`` (T, C, R, 2) and ``inside``
         (T, C, R) where the targets are in each picture, ``position`` and ``velocity`` (T, R, 3),
-        ``visible`` (T, R), ``delay`` (T,) int64 the same in every row.
+        ``visible`` (T, R).
 
     Raises:
         OnsetError: BAD_VALUE: a chunk would end before the one after it takes over.
@@ -121,7 +120,6 @@ def collect_episode(
         row["position"] = targets.position.astype(np.float32)
         row["velocity"] = targets.velocity.astype(np.float32)
         row["visible"] = targets.visible
-        row["delay"] = np.int64(delay)
 
         if coming is None and step >= takes_over + run:
             run = int(rng.integers(execute_steps[0], execute_steps[1] + 1))

@@ -120,7 +120,6 @@ class _Driver:
         done = np.stack(rows["action"])
         path = np.concatenate([done, world.plan(HORIZON).astype(np.float32)])
         rows["chunk"] = [path[i : i + HORIZON] for i in range(len(done))]
-        rows["delay"] = [np.int64(0)] * len(done)  # the expert acts on what it sees
         return {name: np.stack(values) for name, values in rows.items()}
 
     def disturb(self) -> None:

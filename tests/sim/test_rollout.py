@@ -167,18 +167,6 @@ def test_a_chunk_takes_over_after_its_delay_and_the_one_before_goes_on(robot: Si
         assert rows["action"][step, 4] == pytest.approx(expected, abs=1e-6)
 
 
-def test_an_expert_that_drives_late_does_nothing_that_it_has_not_seen(robot: SimRobot) -> None:
-    """Every action is of a plan that was made at least the delay before, but for the first plan."""
-    calm = Noise(wander=0.0, burst_size=0.0)
-    rows, _ = collect_episode(robot, 4, noise=calm, delay=5)
-    assert (rows["delay"] == 5).all()
-    lower, upper = robot.spec.action_lower, robot.spec.action_upper
-    for step, action in enumerate(rows["action"]):
-        made = range(max(0, step - HORIZON + 1), max(1, step - 4))
-        plans = [np.clip(rows["chunk"][k][step - k], lower, upper) for k in made]
-        assert min(np.abs(plan - action).max() for plan in plans) < 1e-6, step
-
-
 def test_a_chunk_that_would_end_before_the_next_one_is_refused(robot: SimRobot) -> None:
     with pytest.raises(OnsetError, match="delay"):
         collect_episode(robot, 4, noise=Noise(), execute_steps=(1, 6), delay=14)

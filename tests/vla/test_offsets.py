@@ -73,33 +73,6 @@ def test_the_shares_are_those_that_are_named():
     assert (prefix[delay == 1] <= 1).all()
 
 
-@settings(deadline=None)
-@given(
-    drawn=offsets,
-    most=st.lists(st.integers(0, 25), min_size=1, max_size=20),
-    seed=st.integers(0, 1000),
-)
-def test_a_branch_is_no_later_than_its_frames_own_bound(drawn, most, seed):
-    count, d_max, present, late, early, few = drawn
-    made = Offsets(count, d_max, present, late, early * (1 - late), few)
-    bound = torch.tensor(most)
-    start, prefix = made.draw(len(most), torch.Generator().manual_seed(seed), bound)
-    assert (start >= 0).all()
-    assert (start + prefix <= bound.clamp(max=d_max)[:, None]).all()
-
-
-def test_each_delay_within_a_frames_bound_is_as_likely():
-    made = Offsets(count=4, d_max=10, present=0.2)
-    most = torch.arange(3).repeat(20_000) * 3
-    start, prefix = made.draw(len(most), torch.Generator().manual_seed(0), most)
-    delay = start + prefix
-    for bound in (0, 3, 6):
-        drawn = delay[most == bound].flatten()
-        counts = torch.bincount(drawn, minlength=bound + 1) / len(drawn)
-        expected = [0.2] + [0.8 / bound] * bound if bound else [1.0]
-        torch.testing.assert_close(counts, torch.tensor(expected), atol=5e-3, rtol=0)
-
-
 def test_by_default_chunks_begin_with_their_frames():
     start, prefix = PRESENT.draw(50, torch.Generator().manual_seed(0))
     assert start.shape == (50, 1)
@@ -125,11 +98,9 @@ def test_offsets_that_make_no_sense_are_refused(changes, message):
 # What a branch holds
 
 
-def replan(position, velocity, visible, paths):
+def replan(position, velocity, visible, age_s, state):
     """No expert: a number of its own for whatever it is given."""
-    scene = 2 * position.sum((1, 2)) + 3 * velocity.sum((1, 2)) + 5 * visible.sum(1)
-    scene = scene + [0.7 * path.sum() + len(path) for path in paths]
-    state = np.stack([path[-1] for path in paths])
+    scene = 2 * position.sum((1, 2)) + 3 * velocity.sum((1, 2)) + 5 * visible.sum(1) + 7 * age_s
     return state[:, None, :2] + scene[:, None, None] + 0.1 * np.arange(HORIZON)[:, None]
 
 
@@ -152,11 +123,10 @@ def make_episode(rng: np.random.Generator, steps: int) -> dict[str, np.ndarray]:
         "position": normal(1, 3),
         "velocity": normal(1, 3),
         "visible": rng.uniform(size=(steps, 1)) < 0.8,
-        "delay": np.full(steps, steps % 5),
     }
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def episodes():
     rng = np.random.default_rng(0)
     return [make_episode(rng, steps) for steps in LENGTHS]
@@ -194,9 +164,10 @@ def labels(episode, step: int, start: int, prefix: int, plans) -> np.ndarray:
     """Executed actions, and the plan behind them. Shape (H, A)."""
     later = step + start + prefix
     plan = episode["chunk"][later]
-    if plans is not None and later > step:
+    if plans is not None:
         scene = (episode[name][step][None] for name in ("position", "velocity", "visible"))
-        plan = plans(*scene, [episode["state"][step : later + 1]])[0]
+        age_s = np.array([(later - step) * PERIOD_S])
+        plan = plans(*scene, age_s, episode["state"][later][None])[0]
     rows = [episode["action"][step + start + i] for i in range(prefix)]
     return np.array(rows + [plan[i] for i in range(HORIZON - prefix)])
 
@@ -235,7 +206,9 @@ def test_branches_are_those_of_a_slow_loop(read, episodes, servo, plans):
     assert not made.inputs.start.any()
 
 
-def test_the_planner_is_asked_once_with_the_scene_of_the_frame_and_the_way_since(read, episodes):
+def test_the_planner_is_asked_once_with_the_scene_of_the_frame_and_the_state_of_later(
+    read, episodes
+):
     asked = []
 
     def spy(*arguments):
@@ -243,19 +216,17 @@ def test_the_planner_is_asked_once_with_the_scene_of_the_frame_and_the_way_since
         return replan(*arguments)
 
     data, scales = read(replan=spy)
-    rows, start, prefix = np.array([0, 10]), np.array([[2, 0], [1, 0]]), np.array([[1, 0], [0, 2]])
-    made = data.rows(rows, start, prefix, scales, TOKENS)
-    ((position, velocity, visible, paths),) = asked
-    # What begins with its frame is planned already. Row 10 is the last but one of its episode.
+    rows, start, prefix = np.array([0, 11]), np.array([[2, 0], [1, 0]]), np.array([[1, 0], [0, 2]])
+    data.rows(rows, start, prefix, scales, TOKENS)
+    ((position, velocity, visible, age_s, state),) = asked
     first, last = episodes[0], episodes[1]
-    scenes = [(first, 0), (last, 1), (last, 1)]
+    scenes = [(first, 0)] * 2 + [(last, 2)] * 2  # row 11 is the last step of the second episode
     for name, given_ in (("position", position), ("velocity", velocity), ("visible", visible)):
         np.testing.assert_array_equal(given_, [e[name][i] for e, i in scenes])
+    np.testing.assert_allclose(age_s, np.array([3, 0, 1, 2]) * PERIOD_S)
     # Past the end of an episode, where a branch does not count, its last state stands.
-    ways = [first["state"][:4], last["state"][1:3], last["state"][1:3]]
-    for path, way in zip(paths, ways, strict=True):
-        np.testing.assert_array_equal(path, way)
-    assert made.branches.valid.tolist() == [True, True, True, False]
+    later = [first["state"][3], first["state"][0], last["state"][2], last["state"][2]]
+    np.testing.assert_array_equal(state, later)
 
 
 # What is learnt from it
@@ -291,20 +262,6 @@ def gradients(model: SmallVLA, loss: torch.Tensor) -> dict[str, torch.Tensor]:
     model.zero_grad(set_to_none=True)
     loss.backward()
     return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
-
-
-def test_no_branch_is_later_than_its_episode_was_driven(read, episodes):
-    driven = [0, 3, 2]
-    for episode, delay in zip(episodes, driven, strict=True):
-        episode["delay"][:] = delay
-    data, normaliser = read()
-    offsets = Offsets(count=40, d_max=MOST, present=0.0)
-    batch = data.batch(64, offsets, normaliser, TOKENS, torch.Generator().manual_seed(0))
-    later = (batch.branches.start + batch.branches.prefix).unflatten(0, (64, 40)).amax(1)
-    states = [normaliser.state(torch.from_numpy(e["state"])) for e in episodes]
-    for state, most in zip(batch.inputs.state, later.tolist(), strict=True):
-        (own,) = [i for i, s in enumerate(states) if (s == state).all(1).any()]
-        assert most == driven[own]
 
 
 @pytest.mark.parametrize("head", ["meanflow", "distil"])

@@ -59,7 +59,6 @@ def make_episode(rng: np.random.Generator, steps: int) -> dict[str, np.ndarray]:
         "position": position,
         "velocity": np.zeros((steps, 1, 3), np.float32),
         "visible": np.ones((steps, 1), bool),
-        "delay": np.full(steps, 4),
     }
 
 
@@ -71,8 +70,8 @@ def plan(position: np.ndarray, state: np.ndarray) -> np.ndarray:
     return chunk
 
 
-def replan(position, velocity, visible, paths) -> np.ndarray:
-    return plan(position, np.stack([path[-1] for path in paths]))
+def replan(position, velocity, visible, age_s, state) -> np.ndarray:
+    return plan(position, state)
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,9 +19,9 @@ from vla.transforms import Normaliser, Tokeniser
 
 Array = NDArray[np.float32]
 
-# Targets' positions and velocities (N, R, 3) and visibility (N, R) as they were seen, and for each
-# the arm's states from then to the chunk's beginning (n + 1, S), to the expert's chunks (N, H, A).
-Replan = Callable[[NDArray, NDArray, NDArray, Sequence[NDArray]], NDArray]
+# Targets' positions and velocities (N, R, 3) and visibility (N, R), age of what is known of them
+# [s] (N,), and the arm's state (N, S), to the expert's chunks (N, H, A).
+Replan = Callable[[NDArray, NDArray, NDArray, NDArray, NDArray], NDArray]
 
 
 @dataclass(frozen=True)
@@ -101,9 +101,8 @@ class Demonstrations:
         period_s: Policy period [s].
         servo: Forecasts the arm's state, as the robot will at run time; the measured state of
             the later step where there is none.
-        replan: Plans a later chunk from the scene of the frame and what the arm did since.
-            Without it a later chunk is the one that the expert planned then, from the scene as
-            it had become, which the frame may not show.
+        replan: Plans a later chunk from the scene of the frame. Without it a later chunk is the
+            one that the expert planned then, from the scene as it had become.
         """
         self._cameras, self._lags = cameras, lags
         self._period_s, self._servo, self._replan = period_s, servo, replan
@@ -126,7 +125,7 @@ class Demonstrations:
             return
         with np.load(shard, allow_pickle=False) as arrays:
             needed = ["state", "action", "chunk", "uv", "inside"]
-            needed += ["position", "velocity", "visible", "delay"]
+            needed += ["position", "velocity", "visible"]
             needed += [f"frames_{c}" for c in self._cameras] + ["length", "prompt"]
             if missing := [name for name in needed if name not in arrays]:
                 raise OnsetError(ErrorCode.BAD_NAMES, f"shard[{shard.name}]", missing, needed)
@@ -163,10 +162,9 @@ class Demonstrations:
         tokeniser: Tokeniser,
         generator: torch.Generator,
     ) -> Batch:
-        """Draws steps uniformly, and their branches, none later than its episode was driven."""
+        """Draws steps uniformly, and their branches."""
         rows = torch.randint(self._steps, (size,), generator=generator).numpy()
-        most = torch.from_numpy(self._array("delay")[rows].astype(np.int64))
-        start, prefix = offsets.draw(size, generator, most)
+        start, prefix = offsets.draw(size, generator)
         return self.rows(rows, start.numpy(), prefix.numpy(), normaliser, tokeniser)
 
     def rows(
@@ -253,13 +251,11 @@ class Demonstrations:
     def _plan(self, rows: np.ndarray, later: np.ndarray, last: np.ndarray) -> Array:
         """The expert's chunk so many steps later, from the scene of now. Shape (N, H, A)."""
         at = np.minimum(rows + later, last)
-        chunk = self._array("chunk")[at]
-        if self._replan is None or not (aged := at > rows).any():
-            return chunk
+        if self._replan is None:
+            return self._array("chunk")[at]
         position, velocity, visible = (
-            self._array(n)[rows[aged]] for n in ("position", "velocity", "visible")
+            self._array(n)[rows] for n in ("position", "velocity", "visible")
         )
-        states = self._array("state")
-        paths = [states[now : then + 1] for now, then in zip(rows[aged], at[aged], strict=True)]
-        chunk[aged] = self._replan(position, velocity, visible, paths)
-        return chunk
+        age_s = later * self._period_s
+        plan = self._replan(position, velocity, visible, age_s, self._array("state")[at])
+        return plan.astype(np.float32)

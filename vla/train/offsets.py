@@ -31,8 +31,7 @@ class Offsets:
     Attributes:
         count: Branches per frame.
         d_max: Greatest delay d [steps].
-        present: Share of branches without delay; the others have 1..d_max, each as likely. A frame
-            whose episode was driven with less delay has that for its d_max.
+        present: Share of branches without delay; the others have 1..d_max, each as likely.
         late: Share of branches that begin at k + d, with no prefix: future-state conditioning.
         early: Share that begin at k, with a prefix of d actions: training-time RTC. The rest
             begins before k + d by a prefix of 1 to ``prefix`` actions, at most d.
@@ -59,16 +58,8 @@ class Offsets:
                 "shares in 0..1, of which late and early sum up to at most 1",
             )
 
-    def draw(
-        self, frames: int, generator: torch.Generator, most: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def draw(self, frames: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Draws the branches of some frames.
-
-        Args:
-            frames: How many.
-            generator: Draws.
-            most: Each frame's greatest delay, where it is less than d_max; d_max for all when
-                None. Shape (frames,), int64.
 
         Returns:
             Start and prefix of each branch [steps]. Shapes (frames, count), int64.
@@ -78,11 +69,8 @@ class Offsets:
         def uniform() -> Tensor:
             return torch.rand(shape, generator=generator)
 
-        allowed = torch.full((frames, 1), self.d_max)
-        if most is not None:
-            allowed = torch.minimum(allowed, most[:, None])
-        delay = torch.minimum(1 + (uniform() * allowed).long(), allowed)
-        delay = delay * (uniform() >= self.present)
+        delay = 1 + (uniform() * self.d_max).long().clamp(max=max(0, self.d_max - 1))
+        delay = delay * (uniform() >= self.present) if self.d_max else torch.zeros_like(delay)
         kind = uniform()
         few = torch.minimum(1 + (uniform() * self.prefix).long().clamp(max=self.prefix - 1), delay)
         none = torch.zeros_like(delay)
