@@ -27,6 +27,7 @@ from vla.catch_up import at_once, can_catch_up, turns
 from vla.checkpoint import Checkpoint
 from vla.chunking import ChunkMemory, Condition, make_condition
 from vla.finished import Encoding, Finished, NonFinite, finish
+from vla.models.expert_graph import ExpertGraph
 from vla.policy import Context, PolicyInput
 from vla.sampler import Ripe, Sampler
 from vla.schedule import AVERAGE, Schedule, make_schedule
@@ -77,7 +78,8 @@ class Engine:
             )
         self.checkpoint = checkpoint
         self.device = device or torch.device("cpu")
-        self._model = checkpoint.model.to(self.device).eval()
+        model = checkpoint.model.to(self.device).eval()
+        self._model = ExpertGraph(model) if self.device.type == "cpu" else model
         self._encoder = CachedEncoder(checkpoint, cache or CacheConfig(), selector, seed, prefix)
         self._unsettled: list[Whose] = []
         self._seed, self._executed = seed, executed

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 MIN_TIME = 0.05  # training draws no smaller time for a whole chunk, and weighs none more
-_NO_TIME = 1e-5
+NO_TIME = 1e-5  # a time that is 0 is divided by this
 
 
 def interpolate(action: Tensor, noise: Tensor, tau: Tensor) -> Tensor:
@@ -25,7 +25,7 @@ def velocity_from_clean(x: Tensor, clean: Tensor, tau: Tensor) -> Tensor:
     ``v = (x - clean) / t``. A step to t = 0 ends at ``clean`` exactly, however small t is; at
     t = 0 itself there is no step left to take. Shapes (B, H, A), (B, H, A) and (B, H).
     """
-    return (x - clean) / tau.clamp(min=_NO_TIME)[..., None]
+    return (x - clean) / tau.clamp(min=NO_TIME)[..., None]
 
 
 def sample_time(batch: int, generator: torch.Generator) -> Tensor:

@@ -189,20 +189,22 @@ def test_a_crash_in_the_middle_of_an_update_leaves_the_old_cache(tiny, monkeypat
     cache = cached.store.get("a")
     before = [t.clone() for t in (cache.slot.keys_values, cache.slot.images, cache.slot.found)]
     ages, reference = cache.ages.copy(), [p.copy() for p in cache.reference]
-    whole, calls = cached.prefix._last.write, []
+    whole, calls = cached.prefix.encode, []
 
-    def broken(*arguments) -> None:
+    def broken(slot, *arguments, **named) -> None:
         calls.append(1)
         if len(calls) == 1:
+            slot.keys_values.fill_(float("nan"))
+            slot.images[::2].fill_(float("nan"))
             raise RuntimeError("out of memory")
         now = [cache.slot.keys_values, cache.slot.images, cache.slot.found]
         assert all(torch.equal(a, b) for a, b in zip(now, before, strict=True))
         assert np.array_equal(cache.ages, ages)
         assert all(np.array_equal(a, b) for a, b in zip(cache.reference, reference, strict=True))
-        whole(*arguments)
+        whole(slot, *arguments, **named)
 
     with monkeypatch.context() as patch:
-        patch.setattr(cached.prefix._last, "write", broken)
+        patch.setattr(cached.prefix, "encode", broken)
         context, figures = encode(cached, scene(1))
     assert figures.dense_reason == DenseReason.ERROR
     assert len(calls) == 2
@@ -214,11 +216,12 @@ def test_an_encoding_that_never_works_leaves_the_old_cache_too(tiny, monkeypatch
     cached = encoder(tiny, "pixel", 0.5)
     encode(cached, scene(0))
 
-    def broken(*_) -> None:
+    def broken(slot, *_, **__) -> None:
+        slot.keys_values.fill_(float("nan"))
         raise RuntimeError("out of memory")
 
     with monkeypatch.context() as patch:
-        patch.setattr(cached.prefix._last, "write", broken)
+        patch.setattr(cached.prefix, "encode", broken)
         with pytest.raises(RuntimeError, match="memory"):
             encode(cached, scene(1))
     again = replace(scene(0), id=2, step=4)

@@ -2,7 +2,7 @@
 
     observation --> chooser --(a reason)--> all rows ---> shadow slot --swap--> session
                       |                                     ^
-                      +----> some rows ---------------------+  (a copy of the session's)
+                      +----> some rows ---------------------+  (the others are the session's)
 
 Nothing of a session is changed before an update is complete: rows are written into a shadow slot,
 which is exchanged for the session's own at the end. There is one shadow for all sessions, so one
@@ -77,7 +77,6 @@ class CachedEncoder:
         self._ends = self.prefix.patches * np.arange(1, len(model.cameras))
         self.store = CacheStore(config.budget)
         self._shadow = self.prefix.slot()
-        self._shadows: SessionCache | None = None  # whose copy the shadow is
         self._buffers: dict[Hashable, Slot] = {}  # of sessions, where the cache is off
         self._prompts: dict[str, PromptRows] = {}
         self.chosen: NDArray[np.int64] = self._all
@@ -144,7 +143,7 @@ class CachedEncoder:
     def _uncached(
         self, slot: Slot, patches: list[Bytes], asked: Asked, reason: DenseReason
     ) -> tuple[Context, CacheFigures]:
-        self.prefix.encode(slot, self._prompt(asked.prompt), self._floats(patches))
+        self.prefix.encode(slot, self._prompt(asked.prompt), self._tensors(patches))
         self.chosen = self._all
         context = self._read(slot, asked.state, asked.start)
         return context, CacheFigures(self.prefix.rows, self.prefix.rows, 0, reason)
@@ -180,9 +179,6 @@ class CachedEncoder:
         self, cache: SessionCache, patches: list[Bytes], choice: Choice, observation: Observation
     ) -> None:
         """Computes some rows in the shadow, and exchanges."""
-        if self._shadows is not cache:
-            self._shadow.copy_from(cache.slot)
-        self._shadows = None  # half written, if anything fails
         chosen, ages = choice.rows, choice.ages
         local, begin = [], 0
         for number, end in enumerate((*chosen.searchsorted(self._ends).tolist(), len(chosen))):
@@ -190,7 +186,7 @@ class CachedEncoder:
             begin = end
         fresh = [p.take(rows, 0) for p, rows in zip(patches, local, strict=True)]
         active = torch.from_numpy(np.concatenate((chosen, self._texts))).to(self.prefix.device)
-        self.prefix.encode(self._shadow, cache.prompt, self._floats(fresh), active)
+        self.prefix.encode(self._shadow, cache.prompt, self._tensors(fresh), active, cache.slot)
         cache.valid = False
         cache.slot, self._shadow = self._shadow, cache.slot
         for kept, new, rows in zip(cache.reference, fresh, local, strict=True):
@@ -207,8 +203,7 @@ class CachedEncoder:
         """Computes everything, and keeps it."""
         observation = asked.observation
         prompt = self._prompt(asked.prompt)
-        self._shadows = None
-        self.prefix.encode(self._shadow, prompt, self._floats(patches))
+        self.prefix.encode(self._shadow, prompt, self._tensors(patches))
         slot, old = self._shadow, self.store.get(whose.session)
         self._shadow = self.prefix.slot() if old is None else old.slot
         state = observation.state
@@ -228,7 +223,7 @@ class CachedEncoder:
         return cache
 
     def settle(self, whose: Whose, cancelled: Callable[[], bool] | None = None) -> bool:
-        """Slack time: computes a session's last frame wholly, and readies the shadow for the next.
+        """Slack time: computes a session's last frame wholly.
 
         Under ``torch.inference_mode``. Whatever is cancelled leaves the session as it was.
 
@@ -242,23 +237,20 @@ class CachedEncoder:
         cache = self.store.get(whose.session)
         if cache is None or not cache.valid or self.config.mode in _NEVER_SETTLE:
             return True
+        if not self.config.slack or not cache.ages.any():
+            return True
+        latest = self._tensors(cache.latest)
         try:
-            if self.config.slack and cache.ages.any():
-                self._shadows = None
-                latest = self._floats(cache.latest)
-                self.prefix.encode(self._shadow, cache.prompt, latest, cancelled=cancelled)
-                cache.valid = False
-                cache.slot, self._shadow = self._shadow, cache.slot
-                cache.reference = [p.copy() for p in cache.latest]
-                cache.ages, cache.since = np.zeros_like(cache.ages), 0
-                seen, cache.base = cache.seen, cache.seen.observation_id
-                seen.grippers = seen.state[self._chooser.grippers]
-                cache.valid = True
-            if self._shadows is not cache and not (cancelled is not None and cancelled()):
-                self._shadow.copy_from(cache.slot)
-                self._shadows = cache
+            self.prefix.encode(self._shadow, cache.prompt, latest, cancelled=cancelled)
         except Cancelled:
             return False
+        cache.valid = False
+        cache.slot, self._shadow = self._shadow, cache.slot
+        cache.reference = [p.copy() for p in cache.latest]
+        cache.ages, cache.since = np.zeros_like(cache.ages), 0
+        seen, cache.base = cache.seen, cache.seen.observation_id
+        seen.grippers = seen.state[self._chooser.grippers]
+        cache.valid = True
         return True
 
     @property
@@ -286,8 +278,8 @@ class CachedEncoder:
             self._prompts[prompt] = self.prefix.prompt(tokens)
         return self._prompts[prompt]
 
-    def _floats(self, patches: list[Bytes]) -> list[torch.Tensor]:
-        return [torch.from_numpy(p).to(self.prefix.device).float() for p in patches]
+    def _tensors(self, patches: list[Bytes]) -> list[torch.Tensor]:
+        return [torch.from_numpy(p).to(self.prefix.device) for p in patches]
 
 
 # Whole frames at set times, or always: what slack time would add is what they are compared without.

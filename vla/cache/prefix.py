@@ -6,6 +6,8 @@
 
 Rows that are not active keep the keys and values of an earlier frame, at every layer. The whole
 prefix is the same code with all rows active, so a cache is compared with the best that is without.
+
+On the processor it runs as a graph, in one call. What may be cancelled runs layer by layer.
 """
 
 from __future__ import annotations
@@ -18,7 +20,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vla.cache.prefix_graph import describe_prefix
 from vla.cache.prefix_layers import Camera, LastLayer, Layer, Readout, normalised, product
+from vla.graph import Compiled
 from vla.models.layers import Block
 from vla.models.small import PatchEmbedding, SmallVLA
 from vla.policy import Context
@@ -74,7 +78,7 @@ class Slot:
         """Takes everything over."""
         self.keys_values.copy_(other.keys_values)
         self.images.copy_(other.images)
-        self.found = other.found  # never changed, only exchanged
+        self.found.copy_(other.found)
 
     @property
     def nbytes(self) -> int:
@@ -111,6 +115,8 @@ class PrefixEncoder:
             if c.max_start:
                 scale, shift = model.start.weight.detach().chunk(2, dim=-1)
                 self._start = torch.cat([1 + scale, shift], dim=-1)
+        self._threads = torch.get_num_threads()
+        self._graphs: dict[bool, Compiled] = {}  # of all rows, and of some
 
     @property
     def device(self) -> torch.device:
@@ -141,21 +147,28 @@ class PrefixEncoder:
         prompt: PromptRows,
         patches: Sequence[Tensor],
         active: Tensor | None = None,
+        old: Slot | None = None,
         cancelled: Callable[[], bool] | None = None,
     ) -> None:
         """Computes rows into a slot.
 
         Args:
-            slot: Holds the other rows already.
+            slot: What is in it does not matter.
             prompt: The instruction's rows, which are always computed.
-            patches: Per camera the active patches, float 0..255. Shape (m, lags * 3 * p * p).
+            patches: Per camera the active patches, uint8. Shape (m, lags * 3 * p * p).
             active: Which rows of the slot they are, then the instruction's. All when None.
                 Shape (M + T,), int64.
+            old: Another slot, which has the rows that are not active.
             cancelled: Asked before each layer.
 
         Raises:
             Cancelled: By the caller; the slot is half written.
         """
+        if self.device.type == "cpu" and cancelled is None:
+            self._encode_at_once(slot, prompt, patches, active, old)
+            return
+        if old is not None:
+            slot.copy_from(old)
         x = prompt.rows.clone() if active is None else prompt.rows.index_select(0, active)
         end = 0
         for camera, pixels, scale, shift in zip(
@@ -173,7 +186,36 @@ class PrefixEncoder:
         rows = normalised(x)
         self._last.write(rows, slot.layers[-1], active)
         chosen = None if active is None else active[:end]
-        slot.found = self._readout.read(rows, slot.rows, slot.read, chosen)
+        slot.found.copy_(self._readout.read(rows, slot.rows, slot.read, chosen))
+
+    def _encode_at_once(
+        self,
+        slot: Slot,
+        prompt: PromptRows,
+        patches: Sequence[Tensor],
+        active: Tensor | None,
+        old: Slot | None,
+    ) -> None:
+        given = {"prompt": prompt.rows}
+        for number, pixels in enumerate(patches):
+            given[f"pixels_{number}"] = pixels
+            given[f"scale_{number}"] = prompt.scales[number]
+            given[f"shift_{number}"] = prompt.shifts[number]
+        if active is not None and old is not None:
+            given |= {"active": active, "old_images": old.images}
+            given |= {f"old_{number}": rows for number, rows in enumerate(old.layers)}
+        found = {f"rows_{number}": rows for number, rows in enumerate(slot.layers)}
+        found |= {"images": slot.images, "found": slot.found}
+        self._graph(active is None).run(given, found)
+
+    def _graph(self, whole: bool) -> Compiled:
+        if whole not in self._graphs:
+            blocks = cast(list[Block], list(self._model.prefix))[:-1]
+            graph = describe_prefix(
+                self.config, self._cameras, blocks, self._last, self._readout, whole
+            )
+            self._graphs[whole] = graph.compile(self._threads)
+        return self._graphs[whole]
 
     def context(self, slot: Slot, state: Tensor, start: Tensor) -> Context:
         """What the expert reads: views into the slot, good until it is written again.
@@ -188,7 +230,7 @@ class PrefixEncoder:
             scale, shift = self._start.index_select(0, start).chunk(2, dim=-1)
             hidden = torch.addcmul(shift, hidden, scale)
         summary = torch.addmm(self._leave_bias, F.gelu(hidden), self._leave)
-        return Context(slot.keys, slot.values, summary, self.rows)
+        return Context(slot.keys, slot.values, summary, self.rows, slot.layers)
 
     def seen(self, slot: Slot) -> Tensor:
         """A slot's image rows as the model's own readout sees them. Shape (N, D)."""

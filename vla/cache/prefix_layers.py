@@ -4,6 +4,8 @@ The rows of one frame are so few that an operation costs as much by being called
 arithmetic. So whatever depends on weights alone is put together once, in double precision: scaling
 of pixels into the first matrix, scale and shift of a normalisation into the matrix behind it, one
 product after another into one. In-place operations save a copy each.
+
+Each piece runs in torch, and ``describe`` says the same as part of a graph.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vla.graph import FLOAT, Graph
 from vla.models.layers import Block
 from vla.models.small import PatchEmbedding, ReadoutHead
 
@@ -38,9 +41,16 @@ class Camera:
         self.place = embedding.position.detach() + out
 
     def embed(self, pixels: Tensor, scale: Tensor, shift: Tensor, tokens: Tensor) -> None:
-        """Adds patches (m, K) to image tokens (m, D) that hold their place."""
-        x = torch.addcmul(shift, torch.addmm(self._bias, pixels, self._pixels), scale)
+        """Adds patches (m, K), uint8, to image tokens (m, D) that hold their place."""
+        x = torch.addcmul(shift, torch.addmm(self._bias, pixels.float(), self._pixels), scale)
         tokens.addmm_(F.gelu(x), self._out)
+
+    def describe(self, graph: Graph, pixels: str, scale: str, shift: str) -> str:
+        """What patches add to their tokens. Shape (m, D)."""
+        pixels = graph.node("Cast", pixels, to=FLOAT)
+        x = graph.linear(pixels, self._pixels, self._bias)
+        x = graph.node("Gelu", graph.node("Add", graph.node("Mul", x, scale), shift))
+        return graph.node("MatMul", x, graph.constant(self._out))
 
 
 class Layer:
@@ -94,6 +104,10 @@ class LastLayer:
     def write(self, rows: Tensor, slot: Tensor, active: Tensor | None) -> None:
         """Notes keys and values of normalised rows (n, D); ``slot`` as in ``Layer``."""
         write(slot, torch.addmm(self._bias, rows, self._matrix), active)
+
+    def describe(self, graph: Graph, rows: str) -> str:
+        """Keys and values of normalised rows. Shape (n, 2 D)."""
+        return graph.linear(rows, self._matrix, self._bias)
 
 
 class Readout:
@@ -178,6 +192,32 @@ class Readout:
         hidden = F.gelu(torch.baddbmm(self._evidence_bias, evidence, self._evidence))
         return torch.addmm(self._found_bias, hidden.view(1, -1), self._found)
 
+    def describe(self, graph: Graph, images: str, queries: str) -> str:
+        """What the queries look for. Shape (1, 2 D).
+
+        Args:
+            graph: Where to.
+            images: All image rows, normalised, with each patch's place. Shape (N, D + 2).
+            queries: Normalised rows. Shape (R, D).
+        """
+        readouts, cameras, width = self._readouts, self._cameras, self._width
+        sought = _each(graph, graph.reshape(queries, -1, 1, width), self._sought, self._sought_bias)
+        sought = graph.reshape(sought, readouts, width + 1)
+        sought, shift = graph.nodes("Split", 2, sought, graph.constant([width, 1]), axis=1)
+        seen, _ = graph.nodes("Split", 2, images, graph.constant([width, 2]), axis=1)
+        scores = graph.node("MatMul", sought, graph.node("Transpose", seen, perm=[1, 0]))
+        scores = graph.reshape(graph.node("Add", scores, shift), readouts, cameras, -1)
+        axis = graph.constant([2])
+        level = graph.node("ReduceLogSumExp", scores, axis, keepdims=0)
+        shares = graph.node("Transpose", graph.node("Softmax", scores, axis=2), perm=[1, 0, 2])
+        patches = graph.reshape(images, cameras, -1, width + 2)
+        seen = graph.node("Transpose", graph.node("MatMul", shares, patches), perm=[1, 0, 2])
+        seen = graph.reshape(seen, readouts, -1)
+        evidence = graph.node("Concat", seen, level, queries, axis=1)
+        evidence = graph.node("Unsqueeze", evidence, graph.constant([1]))
+        hidden = graph.node("Gelu", _each(graph, evidence, self._evidence, self._evidence_bias))
+        return graph.linear(graph.reshape(hidden, 1, -1), self._found, self._found_bias)
+
 
 def product(linear: nn.Module) -> tuple[Tensor, Tensor]:
     """Bias, and the matrix to multiply rows with."""
@@ -196,6 +236,12 @@ def write(slot: Tensor, fresh: Tensor, active: Tensor | None) -> None:
         slot.copy_(fresh)
     else:
         slot.index_copy_(0, active, fresh)
+
+
+def _each(graph: Graph, rows: str, matrices: Tensor, bias: Tensor) -> str:
+    """Rows (R, 1, K), each times its own matrix (R, K, M), plus a bias that broadcasts."""
+    product = graph.node("MatMul", rows, graph.constant(matrices))
+    return graph.node("Add", product, graph.constant(bias))
 
 
 def _behind(norm: nn.LayerNorm, bias: Tensor, matrix: Tensor) -> tuple[Tensor, Tensor]:

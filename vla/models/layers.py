@@ -59,6 +59,11 @@ def time_embedding(tau: Tensor, width: int, shortest: float) -> Tensor:
 
     Shape (...) to (..., width).
     """
-    fraction = torch.linspace(0, 1, width // 2, device=tau.device, dtype=tau.dtype)
-    angle = tau[..., None] * (2 * math.pi / (shortest * (4.0 / shortest) ** fraction))
+    angle = tau[..., None] * frequencies(width, shortest).to(tau)
     return torch.cat([angle.sin(), angle.cos()], dim=-1)
+
+
+def frequencies(width: int, shortest: float) -> Tensor:
+    """Angular frequencies of periods from ``shortest`` to 4. Shape (width / 2,)."""
+    fraction = torch.linspace(0, 1, width // 2)
+    return 2 * math.pi / (shortest * (4.0 / shortest) ** fraction)

@@ -132,6 +132,12 @@ class SmallVLA(nn.Module):
     def action_dim(self) -> int:
         return self.config.action_dim
 
+    @property
+    def shortest(self) -> float:
+        """Shortest period of the features of a flow time."""
+        # Features of a field that is differentiated by time must not swing within a step.
+        return 0.5 if self.config.mean_flow else 0.004
+
     def encode(self, inputs: PolicyInput) -> Context:
         return self.encode_with_readout(inputs)[0]
 
@@ -207,14 +213,12 @@ class SmallVLA(nn.Module):
             jump: Length of each index's jump in flow time; 0 for all when None. Shape (B, H).
         """
         width = self.config.width
-        # Features of a field that is differentiated by time must not swing within a step.
-        shortest = 0.5 if self.config.mean_flow else 0.004
-        time = time_embedding(tau, width, shortest)
+        time = time_embedding(tau, width, self.shortest)
         h = self.action_in(torch.cat([x, time], dim=-1)) + self.action_position
         if jump is not None:
             # Minus its value at 0, so that no jump at all is the velocity, whatever is learnt.
-            still = time_embedding(jump.new_zeros(()), width, shortest)
-            h = h + self.jump(time_embedding(jump, width, shortest) - still)
+            still = time_embedding(jump.new_zeros(()), width, self.shortest)
+            h = h + self.jump(time_embedding(jump, width, self.shortest) - still)
         # The summary is a token of its own, and is added to each action token as well.
         h = torch.cat([context.summary[:, None], h + context.summary[:, None]], dim=1)
         blocks = cast(list[Block], self.expert)

@@ -1,0 +1,84 @@
+"""The built-in model's prefix as a graph: on the processor it is one call."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from vla.cache.prefix_layers import EPSILON, Camera, LastLayer, Readout
+from vla.graph import Graph
+from vla.models.graph_blocks import attend
+from vla.models.layers import Block
+from vla.models.small import SmallVLAConfig
+
+
+def describe_prefix(
+    config: SmallVLAConfig,
+    cameras: Sequence[Camera],
+    blocks: Sequence[Block],
+    last: LastLayer,
+    readout: Readout,
+    whole: bool,
+) -> Graph:
+    """The graph of ``PrefixEncoder.encode``.
+
+    Args:
+        config: The model's.
+        cameras: One for each of its cameras.
+        blocks: All layers but the last.
+        last: The last one.
+        readout: What reads image rows.
+        whole: Whether all rows are computed; only then are there no older ones to go in.
+
+    Returns:
+        Inputs ``prompt`` (N + T, D), per camera ``pixels_<n>`` (m, K), ``scale_<n>`` and
+        ``shift_<n>`` (2 D,), and unless it is whole ``active`` (M + T,), per layer ``old_<n>``
+        (N + T, 2 D), and ``old_images`` (N, D + 2); outputs ``rows_<n>``, ``images`` and ``found``,
+        as ``Slot`` has them.
+    """
+    graph, width = Graph(), config.width
+    rows = config.grid**2 * len(config.cameras)
+    texts = config.max_words + config.readouts
+    prompt = graph.input("prompt", (rows + texts, width))
+    tokens = []
+    for number, (camera, lags) in enumerate(zip(cameras, config.lags, strict=True)):
+        shape = (f"active_{number}", lags * 3 * config.patch**2)
+        pixels = graph.input(f"pixels_{number}", shape, torch.uint8)
+        scale, shift = (graph.input(f"{n}_{number}", (2 * width,)) for n in ("scale", "shift"))
+        tokens.append(camera.describe(graph, pixels, scale, shift))
+    places, words = graph.nodes("Split", 2, prompt, graph.constant([rows, texts]), axis=0)
+    at = chosen = ""
+    if not whole:
+        active = graph.input("active", ("active",), torch.int64)
+        at = graph.node("Unsqueeze", active, graph.constant([1]))
+        chosen = graph.slice(at, 0, -texts)
+        places = graph.node("GatherND", places, chosen)
+    image = tokens[0] if len(tokens) == 1 else graph.node("Concat", *tokens, axis=0)
+    x = graph.node("Concat", graph.node("Add", places, image), words, axis=0)
+
+    def among(number: int, own: str) -> str:
+        """Notes rows among those of an earlier frame. Shape (N + T, 2 D)."""
+        shape = (rows + texts, 2 * width)
+        if not whole:
+            own = graph.node("ScatterND", graph.input(f"old_{number}", shape), at, own)
+        graph.output(f"rows_{number}", own, shape)
+        return own
+
+    for number, block in enumerate(blocks):
+        x = attend(graph, block, x, lambda own, number=number: among(number, own))
+    ones, zeros = torch.ones(width), torch.zeros(width)
+    x = graph.normalise(x, ones, zeros, EPSILON)
+    among(len(blocks), last.describe(graph, x))
+    images, centres = graph.slice(x, 0, -texts), graph.constant(readout.centres)
+    if not whole:
+        centres = graph.node("GatherND", centres, chosen)
+    images = graph.node("Concat", images, centres, axis=1)
+    if not whole:
+        images = graph.node(
+            "ScatterND", graph.input("old_images", (rows, width + 2)), chosen, images
+        )
+    graph.output("images", images, (rows, width + 2))
+    queries = graph.slice(x, -config.readouts)
+    graph.output("found", readout.describe(graph, images, queries), (1, 2 * width))
+    return graph

@@ -1,0 +1,107 @@
+"""The built-in model's expert as a graph: on the processor a step for one robot is one call."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from vla.flow import NO_TIME
+from vla.graph import Compiled, Graph
+from vla.models.graph_blocks import attend, linear, norm
+from vla.models.layers import Block, frequencies
+from vla.models.small import SmallVLA
+from vla.policy import Context, PolicyInput
+
+
+class ExpertGraph:
+    """A model whose steps behind a context with ``rows`` run as a graph.
+
+    It is a ``MeanFlowPolicy`` where the model is one. Where x needs gradients, the model runs.
+    """
+
+    def __init__(self, model: SmallVLA) -> None:
+        self._model = model
+        self._threads = torch.get_num_threads()
+        self._graphs: dict[bool, Compiled] = {}
+
+    @property
+    def horizon(self) -> int:
+        return self._model.horizon
+
+    @property
+    def action_dim(self) -> int:
+        return self._model.action_dim
+
+    def encode(self, inputs: PolicyInput) -> Context:
+        return self._model.encode(inputs)
+
+    def velocity(self, x: Tensor, tau: Tensor, context: Context) -> Tensor:
+        if context.rows is None or x.requires_grad:
+            return self._model.velocity(x, tau, context)
+        return self._run(x, {"tau": tau}, context)
+
+    def average_velocity(self, x: Tensor, start: Tensor, end: Tensor, context: Context) -> Tensor:
+        if context.rows is None or x.requires_grad:
+            return self._model.average_velocity(x, start, end, context)
+        return self._run(x, {"tau": start, "jump": start - end}, context)
+
+    def _run(self, x: Tensor, times: dict[str, Tensor], context: Context) -> Tensor:
+        jumps = "jump" in times
+        if jumps not in self._graphs:
+            self._graphs[jumps] = build(self._model, jumps).compile(self._threads)
+        given = {"x": x[0], "summary": context.summary}
+        given |= {name: time.reshape(-1, 1) for name, time in times.items()}
+        given |= {f"rows_{n}": rows for n, rows in enumerate(context.rows or ())}
+        velocity = torch.empty_like(x)
+        self._graphs[jumps].run(given, {"velocity": velocity[0]})
+        return velocity
+
+
+def build(model: SmallVLA, jumps: bool) -> Graph:
+    """A step of the expert for one sample, as ``SmallVLA.clean`` and ``velocity_from_clean``.
+
+    Args:
+        model: The model.
+        jumps: Whether it takes the length of each index's jump, and gives the average velocity.
+
+    Returns:
+        Inputs ``x`` (H, A), ``tau`` (H, 1), ``jump`` (H, 1) if any, ``summary`` (1, D), and per
+        layer ``rows_<n>`` (N, 2 D), keys and then values; output ``velocity`` (H, A).
+    """
+    c, graph = model.config, Graph()
+    x, tau = graph.input("x", (c.horizon, c.action_dim)), graph.input("tau", (c.horizon, 1))
+    given = graph.node("Concat", x, _embedding(graph, model, tau), axis=1)
+    enter, _, leave = model.action_in
+    hidden = linear(graph, enter, given)
+    hidden = graph.node("Mul", hidden, graph.node("Sigmoid", hidden))
+    h = graph.node("Add", linear(graph, leave, hidden), graph.constant(model.action_position))
+    if jumps:
+        jump = _embedding(graph, model, graph.input("jump", (c.horizon, 1)))
+        still = torch.cat([torch.zeros(c.width // 2), torch.ones(c.width // 2)])
+        jump = graph.node("Sub", jump, graph.constant(still))
+        learnt = graph.node("MatMul", jump, graph.constant(model.jump.weight.t()))
+        h = graph.node("Add", h, learnt)
+    summary = graph.input("summary", (1, c.width))
+    h = graph.node("Concat", summary, graph.node("Add", h, summary), axis=0)
+    blocks = cast(list[Block], list(model.expert))
+    for number, block in enumerate(blocks):
+        shared = graph.input(f"rows_{number}", ("rows", 2 * c.width))
+
+        def among(own: str, shared: str = shared) -> str:
+            return graph.node("Concat", shared, own, axis=0)
+
+        # Nobody reads what becomes of the summary.
+        h = attend(graph, block, h, among, first=1 if block is blocks[-1] else 0)
+    clean = linear(graph, cast(nn.Module, model.action_out), norm(graph, model.norm_out, h))
+    time = graph.node("Max", tau, graph.constant(torch.tensor(NO_TIME)))
+    velocity = graph.node("Div", graph.node("Sub", x, clean), time)
+    graph.output("velocity", velocity, (c.horizon, c.action_dim))
+    return graph
+
+
+def _embedding(graph: Graph, model: SmallVLA, time: str) -> str:
+    """``vla.models.layers.time_embedding`` of times (H, 1). Shape (H, D)."""
+    angle = graph.node("Mul", time, graph.constant(frequencies(model.config.width, model.shortest)))
+    return graph.node("Concat", graph.node("Sin", angle), graph.node("Cos", angle), axis=1)

@@ -1,0 +1,55 @@
+"""A transformer block as part of a graph, for one sample."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import cast
+
+import torch
+from torch import nn
+
+from vla.graph import Graph
+from vla.models.layers import Block
+
+
+def attend(graph: Graph, block: Block, x: str, among: Callable[[str], str], first: int = 0) -> str:
+    """Takes rows through a block.
+
+    Args:
+        graph: Where to.
+        block: The block.
+        x: Rows. Shape (M, D).
+        among: Makes of the rows' own keys, then values, (M, 2 D) those that are read, (N, 2 D).
+        first: Rows before it are read by the others, and are not in the result.
+
+    Returns:
+        The block's rows. Shape (M - first, D).
+    """
+    width, heads = block.query.out_features, block.heads
+    projections = block.query, block.key_value
+    matrix = torch.cat([p.weight for p in projections]).t()
+    bias = torch.cat([p.bias for p in projections])
+    rows = graph.linear(norm(graph, block.norm_attention, x), matrix, bias)
+    query, own = graph.nodes("Split", 2, rows, graph.constant([width, 2 * width]), axis=1)
+    key, value = graph.nodes("Split", 2, among(own), axis=1, num_outputs=2)
+    if first:
+        query, x = (graph.slice(each, first) for each in (query, x))
+    query, key, value = (graph.reshape(each, 1, -1, width) for each in (query, key, value))
+    read = graph.node(
+        "MultiHeadAttention", query, key, value, num_heads=heads, domain="com.microsoft"
+    )
+    x = graph.node("Add", x, linear(graph, block.out, graph.reshape(read, -1, width)))
+    up, _, down = block.mlp
+    hidden = graph.node("Gelu", linear(graph, up, norm(graph, block.norm_mlp, x)))
+    return graph.node("Add", x, linear(graph, down, hidden))
+
+
+def linear(graph: Graph, module: nn.Module, rows: str) -> str:
+    """Rows (n, K) through a linear layer."""
+    module = cast(nn.Linear, module)
+    return graph.linear(rows, module.weight.t(), module.bias)
+
+
+def norm(graph: Graph, module: nn.LayerNorm, rows: str) -> str:
+    """Rows (n, D), normalised."""
+    return graph.normalise(rows, module.weight, module.bias, module.eps)
