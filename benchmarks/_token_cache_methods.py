@@ -20,6 +20,7 @@ from vla.cache.selector import Selector
 from vla.checkpoint import Checkpoint
 from vla.engine import Engine
 from vla.finished import Finished
+from vla.models.expert_graph import ExpertGraph
 
 DRIVER = "learned"  # whose actions move the arm
 COMPARED = 8  # actions of a chunk whose errors are taken: twice what is executed
@@ -131,7 +132,8 @@ def measure_task(
         episodes: How many.
         first_seed: Seeds first_seed, first_seed + 1, ...
     """
-    prefix = PrefixEncoder(checkpoint.model)  # one for all: a robot's server has one too
+    # One of each for all: a robot's server has one too.
+    prefix, expert = PrefixEncoder(checkpoint.model), ExpertGraph(checkpoint.model)
     engines = {
         m.name: Engine(
             checkpoint,
@@ -139,10 +141,11 @@ def measure_task(
             cache=CacheConfig(m.mode, m.rows, slack=m.slack),
             selector=selector,
             prefix=prefix,
+            expert=expert,
         )
         for m in METHODS
     }
-    noisy = Engine(checkpoint, schedule="has", seed=1, prefix=prefix)
+    noisy = Engine(checkpoint, schedule="has", seed=1, prefix=prefix, expert=expert)
     robot = SimRobot(make_task(task))
     arm = np.flatnonzero([d.unit == "rad" for d in robot.spec.action])
     done = Measured()

@@ -51,6 +51,7 @@ class Engine:
         cache: CacheConfig | None = None,
         selector: Selector | None = None,
         prefix: PrefixEncoder | None = None,
+        expert: ExpertGraph | None = None,
     ) -> None:
         """Args:
         checkpoint: The policy.
@@ -63,6 +64,7 @@ class Engine:
         cache: Which image tokens are reused; none by default.
         selector: Chooses them in the learned mode.
         prefix: Of this checkpoint's model on this device, where another engine has one already.
+        expert: The same, on the CPU.
 
         Raises:
             OnsetError: The checkpoint does not offer the schedule, a value is out of range, or the
@@ -79,7 +81,7 @@ class Engine:
         self.checkpoint = checkpoint
         self.device = device or torch.device("cpu")
         model = checkpoint.model.to(self.device).eval()
-        self._model = ExpertGraph(model) if self.device.type == "cpu" else model
+        self._model = (expert or ExpertGraph(model)) if self.device.type == "cpu" else model
         self._encoder = CachedEncoder(checkpoint, cache or CacheConfig(), selector, seed, prefix)
         self._unsettled: list[Whose] = []
         self._seed, self._executed = seed, executed

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vla.cache.prefix_graph import describe_prefix
+from vla.cache.prefix_graph import describe_prefix, describe_summary
 from vla.cache.prefix_layers import Camera, LastLayer, Layer, Readout, normalised, product
 from vla.graph import Compiled
 from vla.models.layers import Block
@@ -112,11 +112,13 @@ class PrefixEncoder:
             self._state = matrix[: c.state_dim]
             self._readout = Readout(model.readout, len(c.cameras), matrix[c.state_dim :], bias)
             self._leave_bias, self._leave = product(leave)
+            self._start: Tensor | None = None
             if c.max_start:
                 scale, shift = model.start.weight.detach().chunk(2, dim=-1)
                 self._start = torch.cat([1 + scale, shift], dim=-1)
         self._threads = torch.get_num_threads()
         self._graphs: dict[bool, Compiled] = {}  # of all rows, and of some
+        self._summary: Compiled | None = None
 
     @property
     def device(self) -> torch.device:
@@ -225,12 +227,28 @@ class PrefixEncoder:
             state: As in ``PolicyInput``. Shape (1, S).
             start: As in ``PolicyInput``. Shape (1,).
         """
-        hidden = torch.addmm(slot.found, state, self._state)
-        if self.config.max_start:
-            scale, shift = self._start.index_select(0, start).chunk(2, dim=-1)
-            hidden = torch.addcmul(shift, hidden, scale)
-        summary = torch.addmm(self._leave_bias, F.gelu(hidden), self._leave)
+        if self.device.type == "cpu":
+            summary = self._summarise_at_once(slot.found, state, start)
+        else:
+            hidden = torch.addmm(slot.found, state, self._state)
+            if self._start is not None:
+                scale, shift = self._start.index_select(0, start).chunk(2, dim=-1)
+                hidden = torch.addcmul(shift, hidden, scale)
+            summary = torch.addmm(self._leave_bias, F.gelu(hidden), self._leave)
         return Context(slot.keys, slot.values, summary, self.rows, slot.layers)
+
+    def _summarise_at_once(self, found: Tensor, state: Tensor, start: Tensor) -> Tensor:
+        if self._summary is None:
+            graph = describe_summary(
+                self.config, self._state, self._start, self._leave, self._leave_bias
+            )
+            self._summary = graph.compile(self._threads)
+        given = {"found": found, "state": state}
+        if self._start is not None:
+            given["start"] = start
+        summary = state.new_empty(1, self.config.width)
+        self._summary.run(given, {"summary": summary})
+        return summary
 
     def seen(self, slot: Slot) -> Tensor:
         """A slot's image rows as the model's own readout sees them. Shape (N, D)."""

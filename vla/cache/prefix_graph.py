@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from vla.cache.prefix_layers import EPSILON, Camera, LastLayer, Readout
 from vla.graph import Graph
@@ -81,4 +82,34 @@ def describe_prefix(
     graph.output("images", images, (rows, width + 2))
     queries = graph.slice(x, -config.readouts)
     graph.output("found", readout.describe(graph, images, queries), (1, 2 * width))
+    return graph
+
+
+def describe_summary(
+    config: SmallVLAConfig, enter: Tensor, starts: Tensor | None, leave: Tensor, bias: Tensor
+) -> Graph:
+    """The graph of ``PrefixEncoder.context``.
+
+    Args:
+        config: The model's.
+        enter: What takes a state up. Shape (S, 2 D).
+        starts: Scale and shift of each start, where a chunk may begin after its images.
+            Shape (max_start + 1, 4 D).
+        leave: What takes both down. Shape (2 D, D).
+        bias: Shape (D,).
+
+    Returns:
+        Inputs ``found`` (1, 2 D), ``state`` (1, S), and with starts ``start`` (1,); output
+        ``summary`` (1, D).
+    """
+    graph, width = Graph(), config.width
+    found, state = graph.input("found", (1, 2 * width)), graph.input("state", (1, config.state_dim))
+    hidden = graph.node("Gemm", state, graph.constant(enter), found)
+    if starts is not None:
+        start = graph.input("start", (1,), torch.int64)
+        both = graph.node("Gather", graph.constant(starts), start, axis=0)
+        scale, shift = graph.nodes("Split", 2, both, axis=1, num_outputs=2)
+        hidden = graph.node("Add", graph.node("Mul", hidden, scale), shift)
+    summary = graph.linear(graph.node("Gelu", hidden), leave, bias)
+    graph.output("summary", summary, (1, width))
     return graph
