@@ -38,6 +38,7 @@ class Graph:
         self._constants: list[onnx.TensorProto] = []
         self._inputs: list[onnx.ValueInfoProto] = []
         self._outputs: list[onnx.ValueInfoProto] = []
+        self._names: dict[str, str] = {}  # of outputs: an operation that renames would copy
         self._count = 0
 
     def input(
@@ -48,8 +49,8 @@ class Graph:
         return name
 
     def output(self, name: str, value: str, shape: Sequence[int | str]) -> None:
-        """Declares a value as an output, under a name."""
-        self._nodes.append(helper.make_node("Identity", [value], [name]))
+        """Declares the result of an operation as an output, under a name."""
+        self._names[value] = name
         self._outputs.append(helper.make_tensor_value_info(name, FLOAT, shape))
 
     def constant(self, value: Tensor | NDArray | Sequence[int]) -> str:
@@ -94,6 +95,9 @@ class Graph:
         Args:
             threads: Threads for one operation.
         """
+        for node in self._nodes:
+            for names in (node.input, node.output):
+                names[:] = [self._names.get(name, name) for name in names]
         graph = helper.make_graph(
             self._nodes, "onset", self._inputs, self._outputs, self._constants
         )

@@ -45,12 +45,12 @@ def test_operations_are_those_of_torch(n) -> None:
 @pytest.mark.parametrize(
     ("rows", "found"),
     [
-        (torch.zeros(5, 5), torch.empty(3, 6)),
-        (torch.zeros(5, 4, dtype=torch.int64), torch.empty(3, 6)),
-        (torch.zeros(4, 5).t(), torch.empty(3, 6)),
-        (torch.zeros(5, 4), torch.empty(6, 3).t()),
-        (torch.zeros(5, 4), torch.empty(2, 6)),
-        (torch.zeros(5, 4), torch.empty(4, 6)),
+        (torch.zeros(5, 5), torch.zeros(3, 6)),
+        (torch.zeros(5, 4, dtype=torch.int64), torch.zeros(3, 6)),
+        (torch.zeros(4, 5).t(), torch.zeros(3, 6)),
+        (torch.zeros(5, 4), torch.zeros(6, 3).t()),
+        (torch.zeros(5, 4), torch.zeros(2, 6)),
+        (torch.zeros(5, 4), torch.zeros(4, 6)),
     ],
 )
 def test_what_does_not_fit_is_refused_and_nothing_beside_it_written(rows, found) -> None:
@@ -62,7 +62,7 @@ def test_what_does_not_fit_is_refused_and_nothing_beside_it_written(rows, found)
 
 def test_what_is_missing_is_refused() -> None:
     with pytest.raises(RuntimeError, match="rows"):
-        rows_graph().compile(1).run({}, {"found": torch.empty(3, 6)})
+        rows_graph().compile(1).run({}, {"found": torch.zeros(3, 6)})
 
 
 @pytest.mark.parametrize("first", [0, 1])
