@@ -11,12 +11,10 @@ and behind committed actions, the horizon-aware schedule's times, and a MeanFlow
 from __future__ import annotations
 
 import dataclasses
-import multiprocessing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
 import tyro
 from numpy.typing import NDArray
@@ -24,16 +22,15 @@ from numpy.typing import NDArray
 from controller.bounds import check_range
 from controller.errors import ErrorCode, OnsetError
 from controller.forecast import load_servo
-from scripts.evaluate_cases import hardness_options
+from controller.strategy import STRATEGIES
 from scripts.results import code_commit
-from scripts.train_stages import CONSOLE, bar, fit, read, resumed, ship
-from sim.collect import HORIZON, Infer, Noise, collect_episode, write_shard
-from sim.env import SimRobot
+from scripts.train_collect import Driving, collect
+from scripts.train_stages import fit, read, resumed, ship
+from sim.collect import HORIZON
 from sim.robots import so101
 from sim.task import Targets, Task
 from sim.tasks import make_task
 from vla.checkpoint import PolicyMeta, load_checkpoint
-from vla.engine import Engine
 from vla.models.small import SmallVLAConfig
 from vla.train.data import Demonstrations, Replan
 from vla.train.loop import TrainConfig, Trainer
@@ -42,8 +39,6 @@ from vla.train.offsets import Offsets
 from vla.train.times import Mixture
 from vla.transforms import Normaliser, Tokeniser
 
-SHARD = 40  # episodes in a shard
-FIRST_SEED = 1_000_000  # evaluation seeds are below
 MAX_DELAY = 12  # greatest delay that a policy is tuned for [steps]
 
 
@@ -121,6 +116,8 @@ class Args:
             keeps its scales, and drives in every round.
         round_delay: Greatest delay with which the policy drives in the rounds [steps], drawn anew
             for each episode.
+        round_strategy: How it drives then: as it is served under this strategy, within the arm's
+            limits. By default from action to action, disturbed; what is late is passed over.
         name: Of the bundled policy that is written; the task's by default.
     """
 
@@ -143,6 +140,7 @@ class Args:
     tune: TrainConfig = TUNE
     start: Path | None = None
     round_delay: int = 0
+    round_strategy: str = ""
     name: str = ""
 
 
@@ -190,11 +188,16 @@ def demonstrations(task: Task, meta: PolicyMeta) -> Demonstrations:
     return Demonstrations(meta.model.cameras, lags, period_s, servo, replan)
 
 
+def driving(args: Args, recipe: Recipe) -> Driving:
+    """How episodes are collected."""
+    return Driving(args.task, recipe.hardness, args.round_delay, args.round_strategy, args.workers)
+
+
 def first_stage(
     args: Args, recipe: Recipe, meta: PolicyMeta, data: Demonstrations, folder: Path
 ) -> Trainer:
     """A plain flow policy, trained on the expert's data and in DAgger rounds."""
-    collect(args, recipe, folder, 0, recipe.episodes, None)
+    collect(driving(args, recipe), folder, 0, recipe.episodes, None)
     read(data, folder, 0)
     # The gripper is absolute; the arm's actions are relative to where it is.
     relative = torch.tensor([0.0 if d.unit == "1" else 1.0 for d in meta.robot.action])
@@ -207,7 +210,7 @@ def first_stage(
     for number in range(recipe.rounds + 1):
         if number:
             driver = folder / "policy.safetensors"
-            collect(args, recipe, folder, number, recipe.round_episodes, driver)
+            collect(driving(args, recipe), folder, number, recipe.round_episodes, driver)
             read(data, folder, number)
         rest = recipe.steps - recipe.first
         last = number == recipe.rounds
@@ -221,10 +224,14 @@ def go_on(args: Args, recipe: Recipe, policy: Path, data: Demonstrations, folder
     """The tuning of a policy that is trained, on new data of the expert's and its own.
 
     Raises:
-        OnsetError: BAD_VALUE: the policy is another task's, or the delay is more than it is tuned
-            for.
+        OnsetError: BAD_VALUE: the policy is another task's, the delay is more than it is tuned
+            for, or there is no such strategy.
     """
     check_range("round_delay", args.round_delay, 0, MAX_DELAY)
+    if args.round_strategy not in ("", *STRATEGIES):
+        raise OnsetError(
+            ErrorCode.BAD_VALUE, "round_strategy", args.round_strategy, sorted(STRATEGIES)
+        )
     start, known = load_checkpoint(policy), make_task(args.task).prompts
     if start.meta.prompts != known:
         raise OnsetError(
@@ -235,7 +242,7 @@ def go_on(args: Args, recipe: Recipe, policy: Path, data: Demonstrations, folder
         )
     for number in range(recipe.rounds + 1):
         episodes = recipe.round_episodes if number else recipe.episodes
-        collect(args, recipe, folder, number, episodes, policy if number else None)
+        collect(driving(args, recipe), folder, number, episodes, policy if number else None)
         read(data, folder, number)
     tuned = tuning(args, recipe, start.meta, data, start.normaliser, folder)
     if not resumed(tuned):
@@ -258,6 +265,7 @@ def train_metaworld(args: Args) -> None:
         "tune": TUNE,
         "start": None,
         "round_delay": 0,
+        "round_strategy": "",
         "name": "",
     }
     given = [name for name, value in unused.items() if getattr(args, name) != value]
@@ -335,53 +343,6 @@ def make_replan(task: Task, period_s: float) -> Replan:
         return task.plan_for(targets, state[:, :dims], state[:, dims:], HORIZON, period_s)
 
     return replan
-
-
-def collect(
-    args: Args, recipe: Recipe, folder: Path, number: int, episodes: int, policy: Path | None
-) -> None:
-    """Fills one round's folder with shards; those that exist are kept."""
-    jobs = []
-    for shard in range(-(-episodes // SHARD)):
-        path = folder / "data" / f"round{number}_{shard:03d}.npz"
-        if not path.is_file():
-            first = FIRST_SEED + 100_000 * number + shard * SHARD
-            count = min(SHARD, episodes - shard * SHARD)
-            most = args.round_delay if number else 0
-            jobs.append((args.task, recipe.hardness, path, first, count, policy, most))
-    if not jobs:
-        return
-    won = total = 0
-    who = "expert" if policy is None else "policy"
-    with bar(f"round {number}: {who} drives") as progress:
-        row = progress.add_task("", total=len(jobs), note="")
-        with multiprocessing.get_context("spawn").Pool(args.workers) as pool:
-            for wins, count in pool.imap_unordered(_collect_shard, jobs):
-                won, total = won + wins, total + count
-                progress.update(row, advance=1, note=f"success {won / total:.2f}")
-    CONSOLE.print(f"round {number}: {total} episodes, {who} drove, success {won / total:.3f}")
-
-
-def _collect_shard(
-    job: tuple[str, tuple[str, ...], Path, int, int, Path | None, int],
-) -> tuple[int, int]:
-    name, given, path, first, count, policy, most = job
-    torch.set_num_threads(1)
-    robot = SimRobot(make_task(name, **hardness_options(name, given)))
-    infer = None if policy is None else _infer(Engine(load_checkpoint(policy)), robot)
-    episodes, won = [], 0
-    for seed in range(first, first + count):
-        delay = int(np.random.default_rng([seed, 2]).integers(most + 1))
-        rows, success = collect_episode(robot, seed, noise=Noise(), infer=infer, delay=delay)
-        episodes.append((rows, robot.prompt))
-        won += success
-    write_shard(path, episodes)
-    robot.close()
-    return won, count
-
-
-def _infer(engine: Engine, robot: SimRobot) -> Infer:
-    return lambda observation: engine.chunk(observation, robot.prompt)
 
 
 if __name__ == "__main__":
