@@ -18,14 +18,18 @@ from controller.codec import (
     encode_server,
 )
 from controller.types import ActionSlice, Observation
+from vla.cache.asked import Asked, Whose
 from vla.checkpoint import Checkpoint
 from vla.chunking import Condition
 from vla.engine import Engine
 from vla.finished import Finished
+from vla.models.expert_graph import ExpertGraph
+from vla.policy import Context
 from vla.sampler import Sampler
 from vla.serve.runner import blank_observation
 
 _REPLY_S = 5.0  # longest wait for a slice
+_WHOSE = Whose("parts", "")
 
 
 @dataclass
@@ -92,23 +96,28 @@ class Parts:
     """The work that no reply can do without, apart from everything around it."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
-        self._model, self._robot = checkpoint.model, checkpoint.meta.robot
-        self._schedule = Engine(checkpoint).schedule
+        self._robot = checkpoint.meta.robot
+        engine = Engine(checkpoint)
+        self._schedule, self._encoder = engine.schedule, engine.encoder
+        self._expert = ExpertGraph(checkpoint.model)
         self._blank = blank_observation(self._robot)
-        at_once = Condition(0, self._blank.state)
         prompt = checkpoint.meta.prompts[0]
-        self._inputs = Engine(checkpoint).inputs(self._blank, prompt, at_once)
-        shape = self._model.horizon, self._model.action_dim
+        inputs = engine.inputs(self._blank, prompt, Condition(0, self._blank.state))
+        self._asked = Asked(self._blank, prompt, inputs.state, inputs.start)
+        shape = checkpoint.model.horizon, checkpoint.model.action_dim
         self._actions = np.zeros(shape, np.float32)
         self._noise, self._tau = torch.randn(1, *shape), torch.ones(1, shape[0])
 
+    def _encode(self) -> Context:
+        return self._encoder.encode(_WHOSE, self._asked)[0]
+
     def model_ms(self) -> tuple[float, float]:
-        """One prefix, and then one expert step [ms]."""
+        """One prefix, and then one expert step [ms]: the code that serves them, and no more."""
         with torch.inference_mode():
             began = time.perf_counter_ns()
-            context = self._model.encode(self._inputs)
+            context = self._encode()
             encoded = time.perf_counter_ns()
-            self._model.velocity(self._noise, self._tau, context)
+            self._expert.velocity(self._noise, self._tau, context)
             return (encoded - began) * 1e-6, (time.perf_counter_ns() - encoded) * 1e-6
 
     def messages(self) -> None:
@@ -124,28 +133,28 @@ class Parts:
     def tight_ms(self, count: int) -> dict[str, list[float]]:
         """Each part in a loop of its own, where all of it stays in the processor's caches [ms]."""
         with torch.inference_mode():
-            context = self._model.encode(self._inputs)
+            context = self._encode()
 
             def step() -> None:
-                self._model.velocity(self._noise, self._tau, context)
+                self._expert.velocity(self._noise, self._tau, context)
 
             return {
-                "prefix": timed_ms(lambda: self._model.encode(self._inputs), count),
+                "prefix": timed_ms(self._encode, count),
                 "expert step": timed_ms(step, count),
                 "messages": timed_ms(self.messages, count),
             }
 
     def sampler_ms(self, count: int) -> dict[str, list[float]]:
         """The sampler's loop and as many bare expert steps, in turns [ms]."""
-        sampler = Sampler(self._model, self._schedule)
+        sampler = Sampler(self._expert, self._schedule)
         rows: dict[str, list[float]] = {"sampler": [], "bare expert": []}
         with torch.inference_mode():
-            context = self._model.encode(self._inputs)
+            context = self._encode()
 
         def bare() -> None:
             with torch.inference_mode():
                 for _ in range(self._schedule.steps):
-                    self._model.velocity(self._noise, self._tau, context)
+                    self._expert.velocity(self._noise, self._tau, context)
 
         for _ in range(count):
             rows["sampler"] += timed_ms(lambda: list(sampler.run(context, self._noise)), 1)

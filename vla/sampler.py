@@ -110,17 +110,22 @@ class Sampler:
         if guide is not None:
             self._check(guide, noise)
             context = for_autograd(context)
-        x = noise.clone()
-        for number, step in enumerate(self._steps, start=1):
+        x, number = noise.clone(), 0
+        while number < len(self._steps):
             # Not around the loop: a mode must not outlive a yield, which hands control back.
             with torch.inference_mode():
-                if committed is not None:
-                    x[:, : committed.shape[1]] = committed
-                if number > 1 or velocity is None:
-                    velocity = self._velocity(x, step, context, guide)
-                x = torch.addcmul(x, velocity, step.change)
-                values = x.index_select(1, step.rows) if len(step.ripe) else x
-            if len(step.ripe):
+                ripe = False
+                while not ripe and number < len(self._steps):
+                    step = self._steps[number]
+                    number += 1
+                    if committed is not None:
+                        x[:, : committed.shape[1]] = committed
+                    if number > 1 or velocity is None:
+                        velocity = self._velocity(x, step, context, guide)
+                    x = torch.addcmul(x, velocity, step.change)
+                    ripe = len(step.ripe) > 0
+                values = x.index_select(1, step.rows)
+            if ripe:
                 yield Ripe(number, step.ripe, values, number == len(self._steps))
 
     def _check(self, guide: Guide, noise: Tensor) -> None:
@@ -137,7 +142,9 @@ class Sampler:
             )
 
     def _velocity(self, x: Tensor, step: _Step, context: Context, guide: Guide | None) -> Tensor:
-        start, end = step.start.expand(len(x), -1), step.end.expand(len(x), -1)
+        start, end = step.start, step.end
+        if len(x) > 1:
+            start, end = start.expand(len(x), -1), end.expand(len(x), -1)
         if self._average:
             return cast(MeanFlowPolicy, self._policy).average_velocity(x, start, end, context)
         if guide is not None:
