@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -70,9 +69,16 @@ class Selector:
         self.meta, self._tensors = meta, dict(tensors)
         t = self._tensors
         self._enter, self._leave = t["enter.weight"].T.copy(), t["leave.weight"][0]
-        self._ratio_enter, self._ratio_leave = (
-            (t[f"ratio_{name}.weight"].T.copy(), t[f"ratio_{name}.bias"])
-            for name in ("enter", "leave")
+        # What needs no call of its own is in the matrices: means, biases, and which of the sorted
+        # scores are told. In cold code a call takes longer than the arithmetic.
+        told = np.zeros((meta.rows, RANKS), np.float32)
+        told[ranks(meta.rows), np.arange(RANKS)] = 1
+        mean, most, scores = np.split(t["ratio_enter.weight"].T, (FEATURES, 2 * FEATURES))
+        parts = mean / meta.rows, most, told @ scores, t["ratio_enter.bias"][None]
+        self._ratio_enter = np.concatenate(parts).astype(np.float32)
+        self._ratio_leave, self._ratio_bias = (
+            t["ratio_leave.weight"].T.copy(),
+            t["ratio_leave.bias"],
         )
 
     def bind(self, instruction: Float) -> Float:
@@ -90,12 +96,17 @@ class Selector:
 
     def choice(self, tokens: Float, scores: Float) -> int:
         """Which of ``row_counts`` to compute."""
-        (enter, bias), (leave, out) = self._ratio_enter, self._ratio_leave
-        hidden = pooled(tokens, scores) @ enter
-        hidden += bias
+        pooled = np.empty(len(self._ratio_enter), np.float32)
+        np.add.reduce(tokens, 0, out=pooled[:FEATURES])
+        np.maximum.reduce(tokens, 0, out=pooled[FEATURES : 2 * FEATURES])
+        ordered = pooled[2 * FEATURES : -1]
+        ordered[:] = scores
+        ordered.sort()
+        pooled[-1] = 1
+        hidden = pooled @ self._ratio_enter
         np.maximum(hidden, 0, out=hidden)
-        chances = hidden @ leave
-        chances += out
+        chances = hidden @ self._ratio_leave
+        chances += self._ratio_bias
         return int(chances.argmax())
 
     def save(self, path: Path) -> None:
@@ -119,24 +130,10 @@ def token_features(changes: Float, ages: NDArray[np.int64], arm: float, grippers
     size += BEND
     np.divide(changes, size, out=found[:, :CHANGES])
     np.multiply(ages, 1 / AGE, out=found[:, CHANGES], casting="unsafe")
-    found[:, CHANGES + 1] = arm / (arm + MOTION)
-    found[:, CHANGES + 2] = grippers / (grippers + MOTION)
+    found[:, CHANGES + 1 :] = arm / (arm + MOTION), grippers / (grippers + MOTION)
     return found
 
 
-def pooled(tokens: Float, scores: Float) -> Float:
-    """What the ratio predictor is told. Shape (2 FEATURES + RANKS,)."""
-    found = np.empty(2 * FEATURES + RANKS, np.float32)
-    np.add.reduce(tokens, 0, out=found[:FEATURES])
-    found[:FEATURES] /= len(tokens)
-    np.maximum.reduce(tokens, 0, out=found[FEATURES : 2 * FEATURES])
-    ordered = scores.copy()
-    ordered.sort()
-    ordered.take(ranks(len(scores)), out=found[2 * FEATURES :], mode="clip")
-    return found
-
-
-@cache
 def ranks(count: int) -> NDArray[np.int64]:
     """Which of so many sorted scores the ratio predictor is told. Shape (RANKS,)."""
     return (np.arange(1, RANKS + 1) * count) // (RANKS + 1)
