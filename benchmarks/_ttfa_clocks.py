@@ -104,6 +104,7 @@ class Parts:
         prompt = checkpoint.meta.prompts[0]
         inputs = engine.inputs(self._blank, prompt, Condition(0, self._blank.state))
         self._asked = Asked(self._blank, prompt, inputs.state, inputs.start)
+        self._model, self._inputs = checkpoint.model, inputs
         shape = checkpoint.model.horizon, checkpoint.model.action_dim
         self._actions = np.zeros(shape, np.float32)
         self._noise, self._tau = torch.randn(1, *shape), torch.ones(1, shape[0])
@@ -138,10 +139,16 @@ class Parts:
             def step() -> None:
                 self._expert.velocity(self._noise, self._tau, context)
 
+            def model_step() -> None:
+                self._model.velocity(self._noise, self._tau, context)
+
             return {
                 "prefix": timed_ms(self._encode, count),
                 "expert step": timed_ms(step, count),
                 "messages": timed_ms(self.messages, count),
+                # The model as it is trained, which the engine runs on other devices.
+                "prefix in torch": timed_ms(lambda: self._model.encode(self._inputs), count),
+                "expert step in torch": timed_ms(model_step, count),
             }
 
     def sampler_ms(self, count: int) -> dict[str, list[float]]:
