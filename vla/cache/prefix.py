@@ -116,9 +116,9 @@ class PrefixEncoder:
             if c.max_start:
                 scale, shift = model.start.weight.detach().chunk(2, dim=-1)
                 self._start = torch.cat([1 + scale, shift], dim=-1)
-        self._threads = torch.get_num_threads()
-        self._graphs: dict[bool, Compiled] = {}  # of all rows, and of some
-        self._summary: Compiled | None = None
+        self._compiled: _Compiled | None = None
+        if self.device.type == "cpu":
+            self._compiled = self._compile(torch.get_num_threads())
 
     @property
     def device(self) -> torch.device:
@@ -166,8 +166,9 @@ class PrefixEncoder:
         Raises:
             Cancelled: By the caller; the slot is half written.
         """
-        if self.device.type == "cpu" and cancelled is None:
-            self._encode_at_once(slot, prompt, patches, active, old)
+        if self._compiled is not None and cancelled is None:
+            graph = self._compiled.whole if active is None else self._compiled.some
+            graph.run(*_bound(slot, prompt, patches, active, old))
             return
         if old is not None:
             slot.copy_from(old)
@@ -190,34 +191,17 @@ class PrefixEncoder:
         chosen = None if active is None else active[:end]
         slot.found.copy_(self._readout.read(rows, slot.rows, slot.read, chosen))
 
-    def _encode_at_once(
-        self,
-        slot: Slot,
-        prompt: PromptRows,
-        patches: Sequence[Tensor],
-        active: Tensor | None,
-        old: Slot | None,
-    ) -> None:
-        given = {"prompt": prompt.rows}
-        for number, pixels in enumerate(patches):
-            given[f"pixels_{number}"] = pixels
-            given[f"scale_{number}"] = prompt.scales[number]
-            given[f"shift_{number}"] = prompt.shifts[number]
-        if active is not None and old is not None:
-            given |= {"active": active, "old_images": old.images}
-            given |= {f"old_{number}": rows for number, rows in enumerate(old.layers)}
-        found = {f"rows_{number}": rows for number, rows in enumerate(slot.layers)}
-        found |= {"images": slot.images, "found": slot.found}
-        self._graph(active is None).run(given, found)
-
-    def _graph(self, whole: bool) -> Compiled:
-        if whole not in self._graphs:
-            blocks = cast(list[Block], list(self._model.prefix))[:-1]
-            graph = describe_prefix(
-                self.config, self._cameras, blocks, self._last, self._readout, whole
-            )
-            self._graphs[whole] = graph.compile(self._threads)
-        return self._graphs[whole]
+    def _compile(self, threads: int) -> _Compiled:
+        """Now, and not while a robot waits."""
+        blocks = cast(list[Block], list(self._model.prefix))[:-1]
+        whole, some = (
+            describe_prefix(self.config, self._cameras, blocks, self._last, self._readout, all_rows)
+            for all_rows in (True, False)
+        )
+        summary = describe_summary(
+            self.config, self._state, self._start, self._leave, self._leave_bias
+        )
+        return _Compiled(*(graph.compile(threads) for graph in (whole, some, summary)))
 
     def context(self, slot: Slot, state: Tensor, start: Tensor) -> Context:
         """What the expert reads: views into the slot, good until it is written again.
@@ -227,8 +211,11 @@ class PrefixEncoder:
             state: As in ``PolicyInput``. Shape (1, S).
             start: As in ``PolicyInput``. Shape (1,).
         """
-        if self.device.type == "cpu":
-            summary = self._summarise_at_once(slot.found, state, start)
+        if self._compiled is not None:
+            summary = slot.found.new_empty(1, self.config.width)
+            given = {"found": slot.found, "state": state}
+            given |= {} if self._start is None else {"start": start}
+            self._compiled.summary.run(given, {"summary": summary})
         else:
             hidden = torch.addmm(slot.found, state, self._state)
             if self._start is not None:
@@ -237,20 +224,36 @@ class PrefixEncoder:
             summary = torch.addmm(self._leave_bias, F.gelu(hidden), self._leave)
         return Context(slot.keys, slot.values, summary, self.rows, slot.layers)
 
-    def _summarise_at_once(self, found: Tensor, state: Tensor, start: Tensor) -> Tensor:
-        if self._summary is None:
-            graph = describe_summary(
-                self.config, self._state, self._start, self._leave, self._leave_bias
-            )
-            self._summary = graph.compile(self._threads)
-        given = {"found": found, "state": state}
-        if self._start is not None:
-            given["start"] = start
-        summary = state.new_empty(1, self.config.width)
-        self._summary.run(given, {"summary": summary})
-        return summary
-
     def seen(self, slot: Slot) -> Tensor:
         """A slot's image rows as the model's own readout sees them. Shape (N, D)."""
         scale, shift = self._readout.seen
         return slot.rows * scale + shift
+
+
+@dataclass(frozen=True)
+class _Compiled:
+    """The prefix over all rows and over some, and the summary."""
+
+    whole: Compiled
+    some: Compiled
+    summary: Compiled
+
+
+def _bound(
+    slot: Slot,
+    prompt: PromptRows,
+    patches: Sequence[Tensor],
+    active: Tensor | None,
+    old: Slot | None,
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Inputs and outputs of a graph of the prefix; arguments as in ``encode``."""
+    given = {"prompt": prompt.rows}
+    for number, pixels in enumerate(patches):
+        given[f"pixels_{number}"] = pixels
+        given[f"scale_{number}"] = prompt.scales[number]
+        given[f"shift_{number}"] = prompt.shifts[number]
+    if active is not None and old is not None:
+        given |= {"active": active, "old_images": old.images}
+        given |= {f"old_{number}": rows for number, rows in enumerate(old.layers)}
+    found = {f"rows_{number}": rows for number, rows in enumerate(slot.layers)}
+    return given, found | {"images": slot.images, "found": slot.found}

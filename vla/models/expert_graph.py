@@ -22,9 +22,12 @@ class ExpertGraph:
     """
 
     def __init__(self, model: SmallVLA) -> None:
-        self._model = model
-        self._threads = torch.get_num_threads()
-        self._graphs: dict[bool, Compiled] = {}
+        self._model, threads = model, torch.get_num_threads()
+        # Now, and not while a robot waits.
+        self._velocity = build(model, jumps=False).compile(threads)
+        self._average: Compiled | None = None
+        if model.config.mean_flow:
+            self._average = build(model, jumps=True).compile(threads)
 
     @property
     def horizon(self) -> int:
@@ -40,23 +43,28 @@ class ExpertGraph:
     def velocity(self, x: Tensor, tau: Tensor, context: Context) -> Tensor:
         if context.rows is None or x.requires_grad:
             return self._model.velocity(x, tau, context)
-        return self._run(x, {"tau": tau}, context)
+        return _run(self._velocity, x, {"tau": tau}, context.summary, context.rows)
 
     def average_velocity(self, x: Tensor, start: Tensor, end: Tensor, context: Context) -> Tensor:
-        if context.rows is None or x.requires_grad:
+        if self._average is None or context.rows is None or x.requires_grad:
             return self._model.average_velocity(x, start, end, context)
-        return self._run(x, {"tau": start, "jump": start - end}, context)
+        times = {"tau": start, "jump": start - end}
+        return _run(self._average, x, times, context.summary, context.rows)
 
-    def _run(self, x: Tensor, times: dict[str, Tensor], context: Context) -> Tensor:
-        jumps = "jump" in times
-        if jumps not in self._graphs:
-            self._graphs[jumps] = build(self._model, jumps).compile(self._threads)
-        given = {"x": x[0], "summary": context.summary}
-        given |= {name: time.reshape(-1, 1) for name, time in times.items()}
-        given |= {f"rows_{n}": rows for n, rows in enumerate(context.rows or ())}
-        velocity = torch.empty_like(x)
-        self._graphs[jumps].run(given, {"velocity": velocity[0]})
-        return velocity
+
+def _run(
+    graph: Compiled,
+    x: Tensor,
+    times: dict[str, Tensor],
+    summary: Tensor,
+    rows: tuple[Tensor, ...],
+) -> Tensor:
+    given = {"x": x[0], "summary": summary}
+    given |= {name: time.reshape(-1, 1) for name, time in times.items()}
+    given |= {f"rows_{number}": each for number, each in enumerate(rows)}
+    velocity = torch.empty_like(x)
+    graph.run(given, {"velocity": velocity[0]})
+    return velocity
 
 
 def build(model: SmallVLA, jumps: bool) -> Graph:
