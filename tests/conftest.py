@@ -14,7 +14,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 @pytest.fixture(autouse=True)
 def no_handlers_left():
-    """Takes back what a script's ``logging.basicConfig`` leaves, which writes to a closed stream."""
+    """Takes back the handler of a script's ``basicConfig``, which writes to a closed stream."""
     yield
     for handler in list(logging.root.handlers):
         if type(handler) is logging.StreamHandler:
