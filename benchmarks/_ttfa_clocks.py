@@ -97,9 +97,9 @@ class Parts:
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._robot = checkpoint.meta.robot
-        engine = Engine(checkpoint)
-        self._schedule, self._encoder = engine.schedule, engine.encoder
         self._expert = ExpertGraph(checkpoint.model)
+        engine = Engine(checkpoint, expert=self._expert)
+        self._schedule, self._encoder = engine.schedule, engine.encoder
         self._blank = blank_observation(self._robot)
         prompt = checkpoint.meta.prompts[0]
         inputs = engine.inputs(self._blank, prompt, Condition(0, self._blank.state))

@@ -5,15 +5,13 @@ from __future__ import annotations
 import multiprocessing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import torch
 
-from controller.types import Float, Observation
 from scripts.evaluate_cases import hardness_options
 from scripts.train_stages import CONSOLE, bar
-from sim.collect import Noise, collect_episode, write_shard
+from sim.collect import Infer, Noise, collect_episode, write_shard
 from sim.env import SimRobot
 from sim.tasks import make_task
 from vla.checkpoint import load_checkpoint
@@ -84,18 +82,17 @@ def _collect_shard(job: _Job) -> tuple[int, int]:
     torch.set_num_threads(1)
     driving, most = job.driving, 0 if job.policy is None else job.driving.delay
     robot = SimRobot(make_task(driving.task, **hardness_options(driving.task, driving.hardness)))
-    engine = None if job.policy is None else Engine(load_checkpoint(job.policy))
-
-    def infer(observation: Observation) -> Float:
-        return cast(Engine, engine).chunk(observation, robot.prompt)
-
+    infer = None if job.policy is None else _infer(Engine(load_checkpoint(job.policy)), robot)
     episodes, won = [], 0
     for seed in range(job.first, job.first + job.count):
         delay = int(np.random.default_rng([seed, 2]).integers(most + 1))
-        driver = None if engine is None else infer
-        rows, success = collect_episode(robot, seed, noise=Noise(), infer=driver, delay=delay)
+        rows, success = collect_episode(robot, seed, noise=Noise(), infer=infer, delay=delay)
         episodes.append((rows, robot.prompt))
         won += success
     write_shard(job.path, episodes)
     robot.close()
     return won, job.count
+
+
+def _infer(engine: Engine, robot: SimRobot) -> Infer:
+    return lambda observation: engine.chunk(observation, robot.prompt)

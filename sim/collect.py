@@ -109,8 +109,18 @@ def collect_episode(
     setpoint, chunk, began, takes_over, run = robot.position, np.empty((0, 6)), 0, 0, 0
     coming: tuple[int, NDArray] | None = None
     for step in range(task.steps):
-        row = label(robot)
-        plan = row["chunk"]
+        reading = robot.read()
+        plan = task.plan(robot.position, robot.velocity, HORIZON, period * 1e-9)
+        targets = task.targets()
+        row: dict[str, object] = {"state": reading.state, "chunk": plan.astype(np.float32)}
+        row |= {f"frames_{name}": frame for name, frame in reading.frames.items()}
+        seen = [robot.project(c.name, targets.position) for c in robot.spec.cameras]
+        row["uv"] = np.stack([uv for uv, _ in seen]).astype(np.float32)
+        row["inside"] = np.stack([inside & targets.visible for _, inside in seen])
+        row["position"] = targets.position.astype(np.float32)
+        row["velocity"] = targets.velocity.astype(np.float32)
+        row["visible"] = targets.visible
+
         if coming is None and step >= takes_over + run:
             run = int(rng.integers(execute_steps[0], execute_steps[1] + 1))
             made = plan if infer is None else infer(_observation(robot, rows, row, step))
@@ -132,24 +142,6 @@ def collect_episode(
         if task.done():
             break
     return {name: np.stack(values) for name, values in rows.items()}, task.success()
-
-
-def label(robot: SimRobot) -> dict[str, NDArray]:
-    """What is seen and measured now, and the expert's labels: a row without ``action``."""
-    reading, task = robot.read(), robot.task
-    plan = task.plan(robot.position, robot.velocity, HORIZON, robot.spec.period_ns * 1e-9)
-    targets = task.targets()
-    seen = [robot.project(c.name, targets.position) for c in robot.spec.cameras]
-    return {
-        "state": reading.state,
-        "chunk": plan.astype(np.float32),
-        **{f"frames_{name}": frame for name, frame in reading.frames.items()},
-        "uv": np.stack([uv for uv, _ in seen]).astype(np.float32),
-        "inside": np.stack([inside & targets.visible for _, inside in seen]),
-        "position": targets.position.astype(np.float32),
-        "velocity": targets.velocity.astype(np.float32),
-        "visible": targets.visible,
-    }
 
 
 def _observation(robot: SimRobot, rows: dict, row: dict, step: int) -> Observation:

@@ -60,9 +60,7 @@ class Layer:
     """
 
     def __init__(self, block: Block) -> None:
-        projections = (block.query, block.key_value)
-        self._project = torch.cat([p.weight.detach() for p in projections]).t().contiguous()
-        self._project_bias = torch.cat([p.bias.detach() for p in projections])
+        self._project_bias, self._project = block.projection()
         self._heads, self._width = block.heads, block.query.out_features
         self._norm, self._norm_mlp = _norm(block.norm_attention), _norm(block.norm_mlp)
         self._out_bias, self._out = product(block.out)

@@ -111,5 +111,6 @@ def build(model: SmallVLA, jumps: bool) -> Graph:
 
 def _embedding(graph: Graph, model: SmallVLA, time: str) -> str:
     """``vla.models.layers.time_embedding`` of times (H, 1). Shape (H, D)."""
-    angle = graph.node("Mul", time, graph.constant(frequencies(model.config.width, model.shortest)))
+    each = frequencies(model.config.width, model.shortest, model.action_position)
+    angle = graph.node("Mul", time, graph.constant(each))
     return graph.node("Concat", graph.node("Sin", angle), graph.node("Cos", angle), axis=1)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import cast
 
-import torch
 from torch import nn
 
 from vla.graph import Graph
@@ -26,9 +25,7 @@ def attend(graph: Graph, block: Block, x: str, among: Callable[[str], str], firs
         The block's rows. Shape (M - first, D).
     """
     width, heads = block.query.out_features, block.heads
-    projections = block.query, block.key_value
-    matrix = torch.cat([p.weight for p in projections]).t()
-    bias = torch.cat([p.bias for p in projections])
+    bias, matrix = block.projection()
     rows = graph.linear(norm(graph, block.norm_attention, x), matrix, bias)
     query, own = graph.nodes("Split", 2, rows, graph.constant([width, 2 * width]), axis=1)
     key, value = graph.nodes("Split", 2, among(own), axis=1, num_outputs=2)

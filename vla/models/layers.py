@@ -28,6 +28,12 @@ class Block(nn.Module):
             nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
         )
 
+    def projection(self) -> tuple[Tensor, Tensor]:
+        """Bias and matrix that make query, key and value of normalised rows in one product."""
+        parts = self.query, self.key_value
+        weight = torch.cat([p.weight.detach() for p in parts])
+        return torch.cat([p.bias.detach() for p in parts]), weight.t().contiguous()
+
     def keys_values(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of normalised rows. (B, N, D) to two of (B, heads, N, D / heads)."""
         keys, values = self.key_value(rows).chunk(2, dim=-1)
@@ -59,11 +65,14 @@ def time_embedding(tau: Tensor, width: int, shortest: float) -> Tensor:
 
     Shape (...) to (..., width).
     """
-    angle = tau[..., None] * frequencies(width, shortest).to(tau)
+    angle = tau[..., None] * frequencies(width, shortest, tau)
     return torch.cat([angle.sin(), angle.cos()], dim=-1)
 
 
-def frequencies(width: int, shortest: float) -> Tensor:
-    """Angular frequencies of periods from ``shortest`` to 4. Shape (width / 2,)."""
-    fraction = torch.linspace(0, 1, width // 2)
+def frequencies(width: int, shortest: float, like: Tensor) -> Tensor:
+    """Angular frequencies of periods from ``shortest`` to 4, where another tensor is.
+
+    Shape (width / 2,).
+    """
+    fraction = torch.linspace(0, 1, width // 2, device=like.device, dtype=like.dtype)
     return 2 * math.pi / (shortest * (4.0 / shortest) ** fraction)
