@@ -157,8 +157,8 @@ def test_without_a_server_a_connection_is_reset():
         target = f"127.0.0.1:{free.getsockname()[1]}"
     with (
         Proxy(target) as proxy,
+        pytest.raises(ConnectionResetError),  # before connect() returns, or after
         connect(proxy) as connection,
-        pytest.raises(ConnectionResetError),
     ):
         connection.recv(1)
     with pytest.raises(OSError, match="refused"):
