@@ -288,15 +288,18 @@ def test_a_write_that_blocks_is_bounded():
             await asyncio.sleep(0.02)
 
     scene = Scene(talk_and_never_read, reply_deadline_s=0.1, max_awaited=100_000)
+
+    def is_told() -> bool:
+        return any("nothing could be sent" in str(e) for e in scene.events)
+
     with scene.running() as link:
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 30  # a loaded machine may first miss the server's messages
         for id in itertools.takewhile(lambda _: time.monotonic() < deadline, itertools.count()):
             scene.submit(id)
             time.sleep(0.002)
-            if link.stats.reply_timeouts:
+            if is_told():
                 break
-        told = [str(e) for e in scene.events if isinstance(e, OnsetError)]
-        assert any("nothing could be sent" in text for text in told)
+        assert is_told()
     balance(link.stats)
 
 
