@@ -13,9 +13,14 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 @pytest.fixture(autouse=True)
-def no_handlers_left():
-    """Takes back the handler of a script's ``basicConfig``, which writes to a closed stream."""
+def logging_as_before():
+    """Takes back what a script's ``basicConfig`` or LeRobot's set-up did to the root logger.
+
+    A handler would write to a closed stream. At a lower level pytest would keep records that were
+    not made to be kept: gRPC's of a server freed in use refers to what is freed.
+    """
     yield
+    logging.root.setLevel(logging.WARNING)
     for handler in list(logging.root.handlers):
         if type(handler) is logging.StreamHandler:
             logging.root.removeHandler(handler)

@@ -1,7 +1,10 @@
 """The server end to end, over a real socket, with the robot's own link."""
 
+import gc
+import logging
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -440,6 +443,40 @@ def test_more_robots_than_allowed_are_refused_for_now(tiny):
 def test_a_port_that_is_taken_is_refused_in_words(server, tiny):
     with pytest.raises(OnsetError, match="bad_value: host, port: given 127.0.0.1"):
         LocalServer(tiny, port=server.port).__enter__()
+
+
+class Texts(logging.Handler):
+    """What is logged, as text: a record may refer to what is about to be freed."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.DEBUG)
+        self.texts: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.texts.append(record.getMessage())
+
+
+@pytest.fixture
+def grpc_says() -> Iterator[list[str]]:
+    """What gRPC logs, which pytest keeps nothing of."""
+    texts, logger = Texts(), logging.getLogger("grpc._cython.cygrpc")
+    logger.addHandler(texts)
+    logger.propagate = False
+    logger.setLevel(logging.DEBUG)
+    yield texts.texts
+    logger.setLevel(logging.NOTSET)
+    logger.propagate = True
+    logger.removeHandler(texts)
+
+
+def test_no_server_is_dropped_before_it_was_stopped(server, tiny, grpc_says):
+    with pytest.raises(OnsetError):
+        LocalServer(tiny, port=server.port).__enter__()
+    with LocalServer(tiny):
+        pass
+    gc.collect()
+    assert grpc_says
+    assert not [text for text in grpc_says if "running server" in text]
 
 
 def test_draining_tells_answers_and_then_leaves(gated):

@@ -119,8 +119,10 @@ class PolicyServer:
         try:
             port = self._server.add_insecure_port(address)
         except RuntimeError as error:
-            self._stopping = True
-            self._runner.stop()
+            # A server that gRPC frees before it was stopped is named in a debug record, and a
+            # handler that keeps the record keeps freed memory. Only one that ran can be stopped.
+            await self._server.start()
+            await self.stop()
             raise OnsetError(
                 ErrorCode.BAD_VALUE, "host, port", address, "an address that is free"
             ) from error
