@@ -39,19 +39,14 @@ class Context:
     """What one encoding of an observation leaves for every expert step.
 
     Attributes:
-        keys: One per layer. Shape (B, heads, N, head width).
-        values: One per layer. Shape (B, heads, N, head width).
+        keys_values: Keys, then values, of all heads, one per layer. Shape (B, N, 2 D).
         summary: State and readouts, added to every action token. Shape (B, D).
         image_rows: How many of the N rows are image tokens; they come first.
-        rows: Per layer keys, then values, where one sample's stand side by side in memory. Each of
-            shape (N, 2 D).
     """
 
-    keys: tuple[Tensor, ...]
-    values: tuple[Tensor, ...]
+    keys_values: tuple[Tensor, ...]
     summary: Tensor
     image_rows: int
-    rows: tuple[Tensor, ...] | None = None
 
 
 class FlowPolicy(Protocol):

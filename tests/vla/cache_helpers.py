@@ -75,7 +75,7 @@ def dense(cached: CachedEncoder, observation, prompt: str = PROMPTS[0]) -> list[
 
 
 def tensors(context) -> list[torch.Tensor]:
-    return [t.clone() for t in (*context.keys, *context.values, context.summary)]
+    return [t.clone() for t in (*context.keys_values, context.summary)]
 
 
 def apart(one: list[torch.Tensor], other: list[torch.Tensor]) -> float:

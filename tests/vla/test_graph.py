@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -85,24 +83,17 @@ def test_a_block_is_the_models(first) -> None:
     graph.compile(1).run({"x": x, "old": old}, {"rows": found})
     with torch.no_grad():
         normal = block.norm_attention(x[None])
-        keys, values = (
-            torch.cat([o.view(1, 7, 4, 8).transpose(1, 2), own], dim=2)
-            for o, own in zip(old.chunk(2, 1), block.keys_values(normal), strict=True)
-        )
-        expected = block(x[None, first:], normal[:, first:], keys, values)[0]
+        keys_values = torch.cat([old[None], block.key_value(normal)], dim=1)
+        expected = block(x[None, first:], normal[:, first:], keys_values)[0]
     assert torch.allclose(found, expected, atol=ROUNDING)
 
 
 def context_of(checkpoint, seed: int) -> Context:
-    """An arbitrary context whose keys and values stand side by side."""
+    """An arbitrary context."""
     c = checkpoint.meta.model
     generator = torch.Generator().manual_seed(seed)
-    rows = tuple(torch.randn(9, 2 * c.width, generator=generator) for _ in range(c.depth))
-    keys, values = (
-        tuple(r.chunk(2, 1)[n].reshape(1, 9, c.heads, -1).transpose(1, 2) for r in rows)
-        for n in (0, 1)
-    )
-    return Context(keys, values, torch.randn(1, c.width, generator=generator), 6, rows)
+    rows = tuple(torch.randn(1, 9, 2 * c.width, generator=generator) for _ in range(c.depth))
+    return Context(rows, torch.randn(1, c.width, generator=generator), 6)
 
 
 TIMES = st.lists(st.floats(0, 1, width=32), min_size=HORIZON, max_size=HORIZON)
@@ -128,12 +119,18 @@ def test_a_step_of_the_expert_is_the_models(mean_flow, tau, left, seed) -> None:
             assert torch.allclose(mine * time, theirs * time, atol=ROUNDING)
 
 
-def test_gradients_and_other_contexts_are_the_models_own(mean_flow) -> None:
+def test_gradients_and_several_samples_are_the_models_own(mean_flow) -> None:
     graph, context = ExpertGraph(mean_flow.model), context_of(mean_flow, 0)
     x, tau = torch.randn(1, HORIZON, 2), torch.rand(1, HORIZON)
     with torch.no_grad():
         expected = mean_flow.model.velocity(x, tau, context)
-        assert torch.equal(graph.velocity(x, tau, replace(context, rows=None)), expected)
+        both = Context(
+            tuple(kv.expand(2, -1, -1) for kv in context.keys_values),
+            context.summary.expand(2, -1),
+            context.image_rows,
+        )
+        two = graph.velocity(x.expand(2, -1, -1), tau.expand(2, -1), both)
+        assert torch.allclose(two, expected.expand_as(two), atol=ROUNDING)
     bent = graph.velocity(x.requires_grad_(), tau, context)
     assert torch.equal(bent, expected)
     assert torch.autograd.grad(bent.sum(), x)[0].abs().sum() > 0

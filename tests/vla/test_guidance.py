@@ -17,7 +17,7 @@ from vla.policy import Context
 from vla.sampler import Sampler
 from vla.schedule import AVERAGE, constant, horizon_aware, make_schedule
 
-CONTEXT = Context((), (), torch.zeros(1, 1), 0)
+CONTEXT = Context((), torch.zeros(1, 1), 0)
 B, H, A = 2, 6, 2
 RULES = ("vjp", "identity")
 
@@ -357,7 +357,7 @@ def test_a_policy_may_multiply_by_a_context_from_inference_mode():
 
     start, guide = draw(1, H, A), Guide(draw(1, H, A, seed=1), torch.ones(H))
     with torch.inference_mode():
-        context = Context((), (), torch.full((1, 1), 0.5), 0)
+        context = Context((), torch.full((1, 1), 0.5), 0)
     plain = Field(lambda x, tau: x * 0.5)
     torch.testing.assert_close(
         whole(Scaled(None), constant(H, 0, 5), start, guide, context=context),

@@ -34,8 +34,7 @@ def test_the_derivative_along_the_flow_agrees_with_finite_differences(mean_flow,
         context = mean_flow.model.encode(inputs_of(Engine(mean_flow), observation(1)))
     # In double precision, or the differences would be rounding.
     context = Context(
-        tuple(k.double() for k in context.keys),
-        tuple(v.double() for v in context.values),
+        tuple(kv.double() for kv in context.keys_values),
         context.summary.double(),
         context.image_rows,
     )

@@ -25,7 +25,7 @@ from vla.schedule import (
     one_step,
 )
 
-CONTEXT = Context((), (), torch.zeros(1, 1), 0)
+CONTEXT = Context((), torch.zeros(1, 1), 0)
 H, A = 6, 2
 
 

@@ -75,11 +75,12 @@ class BlendedLeRobot:
         else:
             more = inputs.rows.shape[1] - self._rows  # words and state: always new
             share = torch.cat([mask, mask.new_ones(len(mask), more)], dim=1)
-            cache = BlendCache(past.keys, past.values, share)
+            layers = len(past.keys_values) // 2
+            cache = BlendCache(past.keys_values[:layers], past.keys_values[layers:], share)
             self._adapter.run_layers(inputs, cache)
             keys, values = zip(*cache.blended, strict=True)
         images = inputs.rows.new_zeros(len(inputs.rows), self._rows, 0)  # no readout sees them
-        return inputs.context(keys, values), Past(keys, values, images)
+        return inputs.context(keys, values), Past((*keys, *values), images)
 
     def effect(self, inputs: Prefix, past: Past, generator: torch.Generator) -> Tensor:
         past = past.detach()

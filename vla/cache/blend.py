@@ -24,22 +24,17 @@ class Past:
     """What an encoding leaves for the next one.
 
     Attributes:
-        keys: Per layer. Shape (B, heads, N + T, D / heads).
-        values: Per layer, as ``keys``.
+        keys_values: Keys and values of all layers, laid out as the policy wants them. Each of shape
+            (B, ...).
         images: Image rows as the readout sees them, normalised. Shape (B, N, D).
     """
 
-    keys: tuple[Tensor, ...]
-    values: tuple[Tensor, ...]
+    keys_values: tuple[Tensor, ...]
     images: Tensor
 
     def detach(self) -> Past:
         """The same, out of the graph."""
-        return Past(
-            tuple(k.detach() for k in self.keys),
-            tuple(v.detach() for v in self.values),
-            self.images.detach(),
-        )
+        return Past(tuple(kv.detach() for kv in self.keys_values), self.images.detach())
 
 
 def blended_encode(
@@ -57,26 +52,22 @@ def blended_encode(
     share = None
     if past is not None and mask is not None:
         texts = mask.new_ones(len(mask), x.shape[1] - images)
-        share = torch.cat([mask, texts], dim=1)[:, None, :, None]
-    keys, values = [], []
+        share = torch.cat([mask, texts], dim=1)[..., None]
+    keys_values: list[Tensor] = []
     for i, block in enumerate(cast(list[Block], model.prefix)):
         normed = block.norm_attention(x)
-        k, v = block.keys_values(normed)
+        both = block.key_value(normed)
         if past is not None and share is not None:
-            k = torch.lerp(past.keys[i], k, share)
-            v = torch.lerp(past.values[i], v, share)
-        keys.append(k)
-        values.append(v)
+            both = torch.lerp(past.keys_values[i], both, share)
+        keys_values.append(both)
         if i + 1 < len(model.prefix):
-            x = block(x, normed, k, v)
+            x = block(x, normed, both)
     rows = model.readout.norm_image(x[:, :images])
     if past is not None and mask is not None:
         rows = torch.lerp(past.images, rows, mask[..., None])
     readout = model.readout.look(rows, x[:, -model.config.readouts :])
     summary = model.summarise(readout.feature, inputs.state, inputs.start)
-    return Context(tuple(keys), tuple(values), summary, images), Past(
-        tuple(keys), tuple(values), rows
-    )
+    return Context(tuple(keys_values), summary, images), Past(tuple(keys_values), rows)
 
 
 def measured_effect(

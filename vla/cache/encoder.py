@@ -167,11 +167,8 @@ class CachedEncoder:
                 self._checkpoint.tokeniser.encode(asked.prompt)[None],
                 asked.start.clone(),
             )
-            past = Past(
-                tuple(k.clone() for k in slot.keys),
-                tuple(v.clone() for v in slot.values),
-                self.prefix.seen(slot)[None],
-            )
+            kept = tuple(kv.clone() for kv in slot.context)
+            past = Past(kept, self.prefix.seen(slot)[None])
             generator = torch.Generator().manual_seed(self._seed * 1_000_003 + asked.observation.id)
             return measured_effect(model, plain, past, generator)[0].numpy()
 

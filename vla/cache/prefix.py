@@ -56,6 +56,7 @@ class Slot:
             Shape (N, D + 2).
         found: What the readout found, as the summary takes it up. Shape (1, 2 D).
         layers: Views of ``keys_values``. Each of shape (N + T, 2 D).
+        context: Views of it, as in ``Context``. Each of shape (1, N + T, 2 D).
         keys: Views of it. Each of shape (1, heads, N + T, D / heads).
         values: As ``keys``.
         rows: View of ``images`` without the places. Shape (N, D).
@@ -67,6 +68,7 @@ class Slot:
         width = keys_values.shape[2] // 2
         self.found = keys_values.new_empty(1, 2 * width)
         self.layers = tuple(keys_values)
+        self.context = tuple(kv[None] for kv in self.layers)
         # Per layer (2, heads, N + T, D / heads).
         both = [kv.view(len(kv), 2, heads, -1).permute(1, 2, 0, 3) for kv in self.layers]
         self.keys = tuple(b[:1] for b in both)
@@ -222,7 +224,7 @@ class PrefixEncoder:
                 scale, shift = self._start.index_select(0, start).chunk(2, dim=-1)
                 hidden = torch.addcmul(shift, hidden, scale)
             summary = torch.addmm(self._leave_bias, F.gelu(hidden), self._leave)
-        return Context(slot.keys, slot.values, summary, self.rows, slot.layers)
+        return Context(slot.context, summary, self.rows)
 
     def seen(self, slot: Slot) -> Tensor:
         """A slot's image rows as the model's own readout sees them. Shape (N, D)."""

@@ -16,7 +16,7 @@ from vla.policy import Context, PolicyInput
 
 
 class ExpertGraph:
-    """A model whose steps behind a context with ``rows`` run as a graph.
+    """A model whose steps for one sample run as a graph.
 
     It is a ``MeanFlowPolicy`` where the model is one. Where x needs gradients, the model runs.
     """
@@ -41,27 +41,20 @@ class ExpertGraph:
         return self._model.encode(inputs)
 
     def velocity(self, x: Tensor, tau: Tensor, context: Context) -> Tensor:
-        if context.rows is None or x.requires_grad:
+        if len(x) != 1 or x.requires_grad:
             return self._model.velocity(x, tau, context)
-        return _run(self._velocity, x, {"tau": tau}, context.summary, context.rows)
+        return _run(self._velocity, x, {"tau": tau}, context)
 
     def average_velocity(self, x: Tensor, start: Tensor, end: Tensor, context: Context) -> Tensor:
-        if self._average is None or context.rows is None or x.requires_grad:
+        if self._average is None or len(x) != 1 or x.requires_grad:
             return self._model.average_velocity(x, start, end, context)
-        times = {"tau": start, "jump": start - end}
-        return _run(self._average, x, times, context.summary, context.rows)
+        return _run(self._average, x, {"tau": start, "jump": start - end}, context)
 
 
-def _run(
-    graph: Compiled,
-    x: Tensor,
-    times: dict[str, Tensor],
-    summary: Tensor,
-    rows: tuple[Tensor, ...],
-) -> Tensor:
-    given = {"x": x[0], "summary": summary}
+def _run(graph: Compiled, x: Tensor, times: dict[str, Tensor], context: Context) -> Tensor:
+    given = {"x": x[0], "summary": context.summary}
     given |= {name: time.reshape(-1, 1) for name, time in times.items()}
-    given |= {f"rows_{number}": each for number, each in enumerate(rows)}
+    given |= {f"rows_{number}": each[0] for number, each in enumerate(context.keys_values)}
     velocity = torch.empty_like(x)
     graph.run(given, {"velocity": velocity[0]})
     return velocity

@@ -144,18 +144,16 @@ class SmallVLA(nn.Module):
     def encode_with_readout(self, inputs: PolicyInput) -> tuple[Context, Readout]:
         """``encode``, and the readout that training supervises."""
         x, image_rows = self.embed(inputs)
-        keys, values = [], []
+        keys_values: list[Tensor] = []
         for i, block in enumerate(cast(list[Block], self.prefix)):
             rows = block.norm_attention(x)
-            k, v = block.keys_values(rows)
-            keys.append(k)
-            values.append(v)
+            keys_values.append(block.key_value(rows))
             # The expert reads keys and values only: the last block needs no rows of its own.
             if i + 1 < len(self.prefix):
-                x = block(x, rows, k, v)
+                x = block(x, rows, keys_values[-1])
         readout = self.readout(x[:, :image_rows], x[:, -self.config.readouts :])
         summary = self.summarise(readout.feature, inputs.state, inputs.start)
-        return Context(tuple(keys), tuple(values), summary, image_rows), readout
+        return Context(tuple(keys_values), summary, image_rows), readout
 
     def embed(self, inputs: PolicyInput) -> tuple[Tensor, int]:
         """Rows before the first layer, and how many are image tokens; they come first.
@@ -222,26 +220,25 @@ class SmallVLA(nn.Module):
         # The summary is a token of its own, and is added to each action token as well.
         h = torch.cat([context.summary[:, None], h + context.summary[:, None]], dim=1)
         blocks = cast(list[Block], self.expert)
-        for block, keys, values in zip(blocks, context.keys, context.values, strict=True):
+        for block, shared in zip(blocks, context.keys_values, strict=True):
             rows = block.norm_attention(h)
-            k, v = block.keys_values(rows)
+            keys_values = behind(shared, block.key_value(rows))
             if block is blocks[-1]:
                 h, rows = h[:, 1:], rows[:, 1:]  # nobody reads what becomes of the summary
-            h = block(h, rows, behind(keys, k), behind(values, v))
+            h = block(h, rows, keys_values)
         return self.action_out(self.norm_out(h))
 
 
 def behind(shared: Tensor, own: Tensor) -> Tensor:
     """Rows of their own behind those that several draws of a sample share.
 
-    Shapes (B / n, heads, N, D) and (B, heads, M, D) to (B, heads, N + M, D).
+    Shapes (B / n, N, D) and (B, M, D) to (B, N + M, D).
     """
     if len(shared) == len(own):
-        return torch.cat([shared, own], dim=2)
+        return torch.cat([shared, own], dim=1)
     own = own.unflatten(0, (len(shared), -1))
-    return torch.cat([shared[:, None].expand(-1, own.shape[1], -1, -1, -1), own], dim=3).flatten(
-        0, 1
-    )
+    shared = shared[:, None].expand(-1, own.shape[1], -1, -1)
+    return torch.cat([shared, own], dim=2).flatten(0, 1)
 
 
 class PatchEmbedding(nn.Module):

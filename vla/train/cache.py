@@ -236,11 +236,13 @@ class CacheTrainer:
         """Moves the caches on by a frame."""
         with torch.no_grad():
             _, past = self._policy.encode(inputs, caches.past, mask)
-        shape = settled[:, None, None, None]
+
+        def moved_on(new: Tensor, old: Tensor) -> Tensor:
+            return torch.where(settled.view(-1, *[1] * (new.dim() - 1)), new, old)
+
+        pairs = zip(whole.keys_values, past.keys_values, strict=True)
         caches.past = Past(
-            tuple(torch.where(shape, w, p) for w, p in zip(whole.keys, past.keys, strict=True)),
-            tuple(torch.where(shape, w, p) for w, p in zip(whole.values, past.values, strict=True)),
-            torch.where(shape[..., 0], whole.images, past.images),
+            tuple(moved_on(new, old) for new, old in pairs), moved_on(whole.images, past.images)
         )
         each = self._patcher.per_camera
         fresh = (mask > 0.5) | settled[:, None]
