@@ -84,7 +84,7 @@ def test_a_block_is_the_models(first) -> None:
     with torch.no_grad():
         normal = block.norm_attention(x[None])
         keys_values = torch.cat([old[None], block.key_value(normal)], dim=1)
-        expected = block(x[None, first:], normal[:, first:], keys_values)[0]
+        expected = block(x[None, first:], normal[:, first:], *block.split(keys_values))[0]
     assert torch.allclose(found, expected, atol=ROUNDING)
 
 

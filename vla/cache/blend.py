@@ -61,7 +61,7 @@ def blended_encode(
             both = torch.lerp(past.keys_values[i], both, share)
         keys_values.append(both)
         if i + 1 < len(model.prefix):
-            x = block(x, normed, both)
+            x = block(x, normed, *block.split(both))
     rows = model.readout.norm_image(x[:, :images])
     if past is not None and mask is not None:
         rows = torch.lerp(past.images, rows, mask[..., None])

@@ -13,8 +13,7 @@ class Block(nn.Module):
     """A pre-norm transformer block whose queries may also read given keys and values.
 
     Who calls it normalises the rows for attention (``norm_attention``) once, and makes of them keys
-    and values (``key_value``) and what is done with those (``forward``). A row's key and its value
-    stand side by side, (B, N, 2 D): what puts rows together then moves them once, and in one piece.
+    and values (``key_value``, then ``split``) and what is done with those (``forward``).
     """
 
     def __init__(self, width: int, heads: int) -> None:
@@ -35,19 +34,24 @@ class Block(nn.Module):
         weight = torch.cat([p.weight.detach() for p in parts])
         return torch.cat([p.bias.detach() for p in parts]), weight.t().contiguous()
 
+    def split(self, keys_values: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values. (B, N, 2 D) to two of (B, heads, N, D / heads)."""
+        keys, values = keys_values.chunk(2, dim=-1)
+        return self._split(keys), self._split(values)
+
     def forward(
-        self, x: Tensor, rows: Tensor, keys_values: Tensor, mask: Tensor | None = None
+        self, x: Tensor, rows: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None
     ) -> Tensor:
         """Attends from x to the keys and values, then through the MLP.
 
         Args:
             x: Shape (B, M, D).
             rows: x, normalised for attention. Shape (B, M, D).
-            keys_values: Keys, then values; x's own are included where wanted. Shape (B, N, 2 D).
+            keys: Shape (B, heads, N, D / heads); x's own rows are included where wanted.
+            values: Shape (B, heads, N, D / heads).
             mask: True where attention is allowed, broadcast to (B, heads, M, N).
         """
         query = self._split(self.query(rows))
-        keys, values = (self._split(part) for part in keys_values.chunk(2, dim=-1))
         read = F.scaled_dot_product_attention(query, keys, values, attn_mask=mask)
         x = x + self.out(read.transpose(1, 2).flatten(2))
         return x + self.mlp(self.norm_mlp(x))
