@@ -5,6 +5,7 @@ import torch
 
 from tests.vla.helpers import (
     PROMPTS,
+    Gate,
     LocalServer,
     tiny_checkpoint,
     tiny_meta,
@@ -12,6 +13,7 @@ from tests.vla.helpers import (
     write_tiny,
 )
 from vla.checkpoint import Checkpoint
+from vla.engine import Engine
 from vla.models.small import SmallVLA
 from vla.transforms import Tokeniser
 
@@ -51,3 +53,11 @@ def delayed(mean_flow):
 def server(tiny):
     with LocalServer(tiny) as running:
         yield running
+
+
+@pytest.fixture
+def gated(tiny):
+    gate = Gate(Engine(tiny))
+    with LocalServer(tiny, lambda: gate) as running:
+        yield running, gate
+        gate.permits.release(100)

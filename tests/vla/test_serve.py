@@ -1,10 +1,7 @@
 """The server end to end, over a real socket, with the robot's own link."""
 
-import gc
-import logging
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -21,7 +18,6 @@ from tests.vla.helpers import (
     MS,
     PROMPTS,
     ROBOT,
-    Gate,
     LocalServer,
     Wire,
     chunk_of,
@@ -260,14 +256,6 @@ def test_sessions_at_once_never_see_each_others_replies(server, tiny):
             link.close()
 
 
-@pytest.fixture
-def gated(tiny):
-    gate = Gate(Engine(tiny))
-    with LocalServer(tiny, lambda: gate) as running:
-        yield running, gate
-        gate.permits.release(100)
-
-
 def test_an_observation_that_waits_is_superseded_by_a_newer_one_and_told_so(gated):
     server, gate = gated
     with link_to(server) as link:
@@ -427,74 +415,3 @@ def test_several_compressed_frames_are_decoded_each_for_its_camera(tiny, monkeyp
             link.submit(item)
             expected = Engine(tiny).chunk(item, PROMPTS[0])
             np.testing.assert_allclose(chunk_of(link).actions, expected, atol=1e-6)
-
-
-def test_more_robots_than_allowed_are_refused_for_now(tiny):
-    with LocalServer(tiny, max_sessions=1) as server, Wire(server.address) as first:
-        first.open()
-        with Wire(server.address) as second:
-            refusal = second.open().error
-            assert (refusal.code, refusal.fatal) == (12, True)
-            assert second.ended()
-        first.send(observation(0))
-        assert first.next().slice.final
-
-
-def test_a_port_that_is_taken_is_refused_in_words(server, tiny):
-    with pytest.raises(OnsetError, match="bad_value: host, port: given 127.0.0.1"):
-        LocalServer(tiny, port=server.port).__enter__()
-
-
-class Texts(logging.Handler):
-    """What is logged, as text: a record may refer to what is about to be freed."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.DEBUG)
-        self.texts: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.texts.append(record.getMessage())
-
-
-@pytest.fixture
-def grpc_says() -> Iterator[list[str]]:
-    """What gRPC logs, which pytest keeps nothing of."""
-    texts, logger = Texts(), logging.getLogger("grpc._cython.cygrpc")
-    logger.addHandler(texts)
-    logger.propagate = False
-    logger.setLevel(logging.DEBUG)
-    yield texts.texts
-    logger.setLevel(logging.NOTSET)
-    logger.propagate = True
-    logger.removeHandler(texts)
-
-
-def test_no_server_is_dropped_before_it_was_stopped(server, tiny, grpc_says):
-    with pytest.raises(OnsetError):
-        LocalServer(tiny, port=server.port).__enter__()
-    with LocalServer(tiny):
-        pass
-    gc.collect()
-    assert grpc_says
-    assert not [text for text in grpc_says if "running server" in text]
-
-
-def test_draining_tells_answers_and_then_leaves(gated):
-    server, gate = gated
-    with Wire(server.address) as wire:
-        wire.open()
-        wire.send(observation(0))
-        until(lambda: gate.begun == [0])
-        drained = server.drain()
-        assert wire.next().notice.kind == 2
-        wire.send(observation(1))
-        error = wire.error()
-        assert (error.code, error.observation_id, error.fatal) == (13, 1, False)
-        with Wire(server.address) as late:
-            refusal = late.open().error
-            assert (refusal.code, refusal.fatal) == (13, True)
-        assert not drained.done()
-        gate.permits.release(1)
-        assert wire.next().slice.observation_id == 0
-        assert wire.ended()
-        drained.result(timeout=10)

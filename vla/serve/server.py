@@ -207,6 +207,8 @@ async def serve(
 ) -> bool:
     """Serves until SIGTERM or SIGINT, then drains. A second signal ends the process at once.
 
+    Cancelled, it stops without waiting for answers.
+
     Args:
         policy: As ``PolicyServer``'s.
         config: Settings.
@@ -238,16 +240,18 @@ async def serve(
     for number in _SIGNALS:
         loop.add_signal_handler(number, leave)
     host = f"[{config.host}]" if ":" in config.host else config.host
-    on_ready(f"{host}:{port}")
     reporter = asyncio.create_task(_report(server))
     ends = [asyncio.create_task(event.wait()) for event in (asked, server.failed)]
-    await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-    for task in (reporter, *ends):
-        task.cancel()
-    if asked.is_set():
-        await server.drain()
-    else:
-        await server.stop()
+    try:
+        on_ready(f"{host}:{port}")
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+    finally:  # also where it is cancelled
+        for task in (reporter, *ends):
+            task.cancel()
+        if asked.is_set():
+            await server.drain()
+        else:
+            await server.stop()
     return asked.is_set()
 
 
