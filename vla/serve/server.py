@@ -122,7 +122,7 @@ class PolicyServer:
             # A server that gRPC frees before it was stopped is named in a debug record, and a
             # handler that keeps the record keeps freed memory. Only one that ran can be stopped.
             await self._server.start()
-            await self.stop()
+            await self._end()
             raise OnsetError(
                 ErrorCode.BAD_VALUE, "host, port", address, "an address that is free"
             ) from error
@@ -185,6 +185,10 @@ class PolicyServer:
 
     async def stop(self) -> None:
         """Ends every stream, then the threads."""
+        await self._end()
+        _log.info("at the end: %s", self.metrics.summary())
+
+    async def _end(self) -> None:
         self._stopping = self._shared.draining = True
         for stream in self._streams():
             stream.end()
@@ -193,7 +197,6 @@ class PolicyServer:
         self._runner.stop()
         await asyncio.to_thread(self._runner.join, _STOP_GRACE_S)
         self._shared.decoders.shutdown(wait=False, cancel_futures=True)
-        _log.info("at the end: %s", self.metrics.summary())
 
     def _streams(self) -> list[SessionStream]:
         return list(self._shared.streams.values())
