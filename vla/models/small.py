@@ -222,12 +222,11 @@ class SmallVLA(nn.Module):
         blocks = cast(list[Block], self.expert)
         for block, shared in zip(blocks, context.keys_values, strict=True):
             rows = block.norm_attention(h)
-            own = block.split(block.key_value(rows))
+            pairs = zip(block.split(shared), block.split(block.key_value(rows)), strict=True)
+            keys, values = (behind(seen, own) for seen, own in pairs)
             if block is blocks[-1]:
                 h, rows = h[:, 1:], rows[:, 1:]  # nobody reads what becomes of the summary
-            h = block(
-                h, rows, *(behind(s, o) for s, o in zip(block.split(shared), own, strict=True))
-            )
+            h = block(h, rows, keys, values)
         return self.action_out(self.norm_out(h))
 
 
