@@ -72,3 +72,7 @@ def check_opened(opened: Opened, opening: Open) -> None:
     for name, given, expected in pairs:
         if given != expected:
             raise OnsetError(ErrorCode.BAD_NAMES, f"opened.{name}", given, expected, fatal=True)
+    if opened.shared_frames and not opening.shared_frames:
+        raise OnsetError(
+            ErrorCode.BAD_VALUE, "opened.shared_frames", True, "false: none offered", fatal=True
+        )

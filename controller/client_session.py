@@ -36,6 +36,7 @@ from controller.errors import ErrorCode, OnsetError
 from controller.link_state import LinkState, StateKeeper
 from controller.mailbox import Letter, Mailbox
 from controller.messages import Close, Notice, NoticeKind, Open, Opened, Reset, ServerMessage
+from controller.shared_frames import SharedFramesWriter, frame_bytes, offer_frames
 from controller.spread import helpers_for
 from controller.transport import CLIENT_OPTIONS
 from controller.types import ActionSlice, RobotSpec
@@ -79,6 +80,7 @@ class SessionRunner:
         self._connect_s = config.connect_timeout_s
         self._ledger = Ledger(stats)
         self._helpers = helpers_for(opening.robot)
+        self._shared: SharedFramesWriter | None = None
         self._writing_since: float | None = None
         self._leaving = False  # the server has said that it will leave
         self._opened_before = False
@@ -133,6 +135,19 @@ class SessionRunner:
             await asyncio.wait_for(self._closing.wait(), wait_s)
 
     async def _session(self) -> None:
+        try:
+            if self._config.shared_frames:
+                self._shared = offer_frames(self._robot, self._config.max_awaited)
+            await self._connected()
+        finally:
+            self._drop_shared()
+
+    def _drop_shared(self) -> None:
+        if self._shared is not None:
+            self._shared.close()
+            self._shared = None
+
+    async def _connected(self) -> None:
         async with grpc.aio.insecure_channel(self._address, options=CLIENT_OPTIONS) as channel:
             call = policy_pb2_grpc.PolicyServiceStub(channel).Session()
             try:
@@ -152,7 +167,12 @@ class SessionRunner:
         A connection comes soon or not at all; a server that has one and is busy is given longer.
         """
         episode, prompt = self._mailbox.take_opening()
-        opening = replace(self._opening, episode=episode, prompt=prompt)
+        opening = replace(
+            self._opening,
+            episode=episode,
+            prompt=prompt,
+            shared_frames="" if self._shared is None else self._shared.name,
+        )
         asking = asyncio.create_task(self._ask(call, opening))
         closed = asyncio.create_task(self._closing.wait())
         ends = {asking, closed}
@@ -184,6 +204,10 @@ class SessionRunner:
                 ErrorCode.NOT_OPEN, "message", type(reply).__name__, "opened first", fatal=True
             )
         check_opened(reply, opening)
+        if self._shared is not None:
+            self._shared.forget_name()  # who shall have it open has
+            if not (reply.shared_frames and self._shared.reserve()):
+                self._drop_shared()
         self._stats.reopens += self._opened_before
         self._opened_before = True
         self._open_patience = Patience(self._config.connect_timeout_s)
@@ -239,7 +263,11 @@ class SessionRunner:
             return
         try:
             wire = encode_client(
-                message.outgoing(now_ns), self._robot, checked=True, helpers=self._helpers
+                message.outgoing(now_ns),
+                self._robot,
+                checked=True,
+                helpers=self._helpers,
+                shared=self._shared,
             )
         except OnsetError as error:
             self._stats.errors += 1
@@ -247,6 +275,8 @@ class SessionRunner:
             self._mailbox.keep_prompt(message)
             self._on_event(error)
             return
+        if self._shared is not None:
+            self._stats.bytes_shared += frame_bytes(self._robot)
         self._ledger.sending(message, _now_s())
         await self._send(call, wire)
 

@@ -32,6 +32,9 @@ class LinkConfig:
         max_backoff_s: No retry waits longer [s].
         max_awaited: While so many observations are awaited, the next one waits here, where a newer
             one replaces it, and not in the buffers of a slow network [count].
+        shared_frames: Whether frames go through shared memory, as they are, where the server is on
+            this machine (Linux) and they are large enough to be worth it. It takes
+            ``max_awaited`` observations' frames of it.
     """
 
     reply_deadline_s: float = 0.25
@@ -41,9 +44,10 @@ class LinkConfig:
     min_backoff_s: float = 0.05
     max_backoff_s: float = 0.25
     max_awaited: int = 8
+    shared_frames: bool = True
 
     def __post_init__(self) -> None:
-        for name in (field.name for field in fields(self)):
+        for name in (f.name for f in fields(self) if f.name != "shared_frames"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
                 raise OnsetError(ErrorCode.BAD_VALUE, f"config.{name}", value, "> 0, finite")
@@ -90,6 +94,7 @@ class LinkStats:
         malformed: Messages received that do not decode.
         bytes_up: Bytes sent, without the transport's own.
         bytes_down: Bytes received, without the transport's own.
+        bytes_shared: Bytes of frames that went through shared memory.
     """
 
     reopens: int = 0
@@ -113,3 +118,4 @@ class LinkStats:
     malformed: int = 0
     bytes_up: int = 0
     bytes_down: int = 0
+    bytes_shared: int = 0

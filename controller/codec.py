@@ -33,6 +33,7 @@ from controller.codec_robot import (
 )
 from controller.errors import ErrorCode, OnsetError
 from controller.messages import ClientMessage, Close, Notice, Open, Opened, Reset, ServerMessage
+from controller.shared_frames import SharedFramesWriter
 from controller.types import Observation, RobotSpec
 from onset.v1 import policy_pb2 as pb
 
@@ -54,6 +55,7 @@ def encode_client(
     *,
     checked: bool = False,
     helpers: Executor | None = None,
+    shared: SharedFramesWriter | None = None,
 ) -> pb.ClientMessage:
     """Encodes what a robot sends.
 
@@ -62,6 +64,7 @@ def encode_client(
         robot: What was agreed.
         checked: Whether it is an observation that ``check_observation`` has passed already.
         helpers: Threads that compress its frames as well; this one alone when None.
+        shared: Where its frames are put instead, as they are.
 
     Raises:
         OnsetError: A field is not allowed; it names the field.
@@ -69,7 +72,7 @@ def encode_client(
     if isinstance(message, Observation):
         if not checked:
             check_observation(message, robot)
-        return pb.ClientMessage(observation=encode_observation(message, robot, helpers))
+        return pb.ClientMessage(observation=encode_observation(message, robot, helpers, shared))
     if isinstance(message, Open):
         return pb.ClientMessage(open=encode_open(message))
     if isinstance(message, Reset):

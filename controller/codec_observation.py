@@ -20,6 +20,12 @@ from controller.bounds import (
 from controller.codec_robot import ENCODING_FROM_PB, ENCODING_TO_PB, from_enum
 from controller.errors import ErrorCode, OnsetError
 from controller.frames import check_bytes, decode_image, encode_image
+from controller.shared_frames import (
+    MAX_SLOTS,
+    SharedFramesReader,
+    SharedFramesWriter,
+    empty_frames,
+)
 from controller.spread import spread
 from controller.types import Float, FrameEncoding, Image, Observation, RobotSpec
 from onset.v1 import policy_pb2 as pb
@@ -48,27 +54,22 @@ def check_observation(observation: Observation, robot: RobotSpec) -> None:
 
 
 def encode_observation(
-    observation: Observation, robot: RobotSpec, helpers: Executor | None = None
+    observation: Observation,
+    robot: RobotSpec,
+    helpers: Executor | None = None,
+    shared: SharedFramesWriter | None = None,
 ) -> pb.Observation:
-    """Encodes an observation that ``check_observation`` has passed, frames as the cameras say.
+    """Encodes an observation that ``check_observation`` has passed.
 
     Args:
         observation: What is to be sent.
-        robot: What was agreed.
+        robot: What was agreed; its cameras say how frames are encoded.
         helpers: Threads that compress frames as well; this one alone when None.
+        shared: Where frames are put instead, as they are.
 
     Raises:
-        OnsetError: A frame is past MAX_FRAME_BYTES.
+        OnsetError: A frame is past MAX_FRAME_BYTES, or shared memory takes none.
     """
-    shots = [
-        (camera, lag, image)
-        for camera in robot.cameras
-        for lag, image in zip(camera.lags, observation.frames[camera.name], strict=True)
-    ]
-    compressed = any(camera.encoding is not FrameEncoding.RAW for camera in robot.cameras)
-    encoded = spread(
-        lambda shot: encode_image(shot[2], shot[0].encoding), shots, helpers if compressed else None
-    )
     message = pb.Observation(
         id=observation.id,
         step=observation.step,
@@ -78,18 +79,11 @@ def encode_observation(
         planned=observation.planned.ravel().tolist(),
         delay=observation.delay,
         deadline_ns=observation.deadline_ns,
-        frames=[
-            pb.Frame(
-                camera=camera.name,
-                lag=lag,
-                encoding=ENCODING_TO_PB[camera.encoding],
-                height=camera.height,
-                width=camera.width,
-                data=data,
-            )
-            for (camera, lag, _), data in zip(shots, encoded, strict=True)
-        ],
     )
+    if shared is None:
+        message.frames.extend(_encode_frames(observation, robot, helpers))
+    else:
+        message.shared_slot = shared.put(observation.id, observation.frames)
     if observation.forecast is not None:
         message.forecast.extend(observation.forecast.tolist())
     if observation.set_point is not None:
@@ -97,6 +91,31 @@ def encode_observation(
     if observation.prompt is not None:
         message.prompt = observation.prompt
     return message
+
+
+def _encode_frames(
+    observation: Observation, robot: RobotSpec, helpers: Executor | None
+) -> list[pb.Frame]:
+    shots = [
+        (camera, lag, image)
+        for camera in robot.cameras
+        for lag, image in zip(camera.lags, observation.frames[camera.name], strict=True)
+    ]
+    compressed = any(camera.encoding is not FrameEncoding.RAW for camera in robot.cameras)
+    encoded = spread(
+        lambda shot: encode_image(shot[2], shot[0].encoding), shots, helpers if compressed else None
+    )
+    return [
+        pb.Frame(
+            camera=camera.name,
+            lag=lag,
+            encoding=ENCODING_TO_PB[camera.encoding],
+            height=camera.height,
+            width=camera.width,
+            data=data,
+        )
+        for (camera, lag, _), data in zip(shots, encoded, strict=True)
+    ]
 
 
 def decode_observation(message: pb.Observation, robot: RobotSpec) -> Observation:
@@ -130,7 +149,11 @@ def _decode_observation(message: pb.Observation, robot: RobotSpec) -> Observatio
         prompt=message.prompt if message.HasField("prompt") else None,
     )
     _check_vectors(observation, robot)
-    _check_frame_heads(message, robot)
+    if message.HasField("shared_slot"):
+        check_range("observation.shared_slot", message.shared_slot, 0, MAX_SLOTS - 1)
+        check_size("observation.frames", len(message.frames), 0)
+    else:
+        _check_frame_heads(message, robot)
     return observation
 
 
@@ -207,7 +230,10 @@ def _check_frame_heads(message: pb.Observation, robot: RobotSpec) -> None:
 
 
 def decode_frames(
-    message: pb.Observation, robot: RobotSpec, helpers: Executor | None = None
+    message: pb.Observation,
+    robot: RobotSpec,
+    helpers: Executor | None = None,
+    shared: SharedFramesReader | None = None,
 ) -> Mapping[str, Image]:
     """Decodes the frames of an observation that ``decode_observation`` has passed.
 
@@ -215,6 +241,7 @@ def decode_frames(
         message: As received.
         robot: What was agreed.
         helpers: Threads that decode as well; this one alone when None.
+        shared: Where they are, when the message says so.
 
     Returns:
         Per camera, its frames in the order of ``CameraSpec.lags``: uint8 RGB.
@@ -224,10 +251,7 @@ def decode_frames(
         OnsetError: BAD_FRAME or TOO_LARGE; it carries the observation's id.
     """
     cameras = {camera.name: camera for camera in robot.cameras}
-    frames = {
-        camera.name: np.empty((len(camera.lags), camera.height, camera.width, 3), np.uint8)
-        for camera in robot.cameras
-    }
+    frames = empty_frames(robot)
 
     def decode(frame: pb.Frame) -> None:
         camera, encoding = cameras[frame.camera], ENCODING_FROM_PB[frame.encoding]
@@ -235,7 +259,17 @@ def decode_frames(
         decode_image(f"{_where(frame)}.data", frame.data, encoding, camera, into)
 
     try:
-        spread(decode, message.frames, helpers)
+        if not message.HasField("shared_slot"):
+            spread(decode, message.frames, helpers)
+        elif shared is not None:
+            shared.take(message.shared_slot, message.id, frames)
+        else:
+            raise OnsetError(
+                ErrorCode.BAD_FRAME,
+                "observation.shared_slot",
+                message.shared_slot,
+                "frames in the message: shared ones were not agreed on",
+            )
     except OnsetError as error:
         error.observation_id = message.id
         raise

@@ -21,6 +21,7 @@ from controller.bounds import (
 )
 from controller.errors import ErrorCode, OnsetError
 from controller.messages import Description, Open, Opened
+from controller.shared_frames import check_name
 from controller.types import ActionKind, CameraSpec, Dimension, FrameEncoding, RobotSpec
 from onset.v1 import policy_pb2 as pb
 
@@ -166,6 +167,7 @@ def encode_open(message: Open) -> pb.Open:
         prompt=message.prompt,
         episode=message.episode,
         strategy=message.strategy,
+        shared_frames=message.shared_frames,
     )
 
 
@@ -183,6 +185,7 @@ def decode_open(message: pb.Open) -> Open:
         prompt=message.prompt,
         episode=message.episode,
         strategy=message.strategy,
+        shared_frames=message.shared_frames,
         protocol=message.protocol,
     )
     _check_open(opening)
@@ -194,6 +197,8 @@ def _check_open(message: Open) -> None:
     check_text("open.prompt", message.prompt, MAX_PROMPT_CHARS)
     check_text("open.episode", message.episode)
     check_text("open.strategy", message.strategy)
+    if message.shared_frames:
+        check_name("open.shared_frames", message.shared_frames)
 
 
 def encode_opened(message: Opened) -> pb.Opened:
@@ -217,6 +222,7 @@ def encode_opened(message: Opened) -> pb.Opened:
         expert_steps=message.expert_steps,
         min_delay=message.min_delay,
         max_delay=message.max_delay,
+        shared_frames=message.shared_frames,
     )
 
 
@@ -240,6 +246,7 @@ def decode_opened(message: pb.Opened) -> Opened:
         expert_steps=message.expert_steps,
         min_delay=message.min_delay,
         max_delay=message.max_delay,
+        shared_frames=message.shared_frames,
         protocol=message.protocol,
     )
     _check_opened(opened)

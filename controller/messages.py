@@ -28,6 +28,7 @@ class Open:
         prompt: The instruction.
         episode: Names one episode, also across a resume.
         strategy: How chunks are made and joined, e.g. ``"naive"``.
+        shared_frames: Names the file through which frames may come on one machine; "" for none.
         protocol: Version of the schema's meaning.
     """
 
@@ -36,6 +37,7 @@ class Open:
     prompt: str
     episode: str
     strategy: str
+    shared_frames: str = ""
     protocol: int = PROTOCOL_VERSION
 
 
@@ -74,6 +76,7 @@ class Opened:
         expert_steps: Expert steps per chunk [count].
         min_delay: Least delay that the policy accepts [steps].
         max_delay: Greatest delay that the policy accepts [steps].
+        shared_frames: Whether frames may come through shared memory.
         protocol: Version of the schema's meaning.
     """
 
@@ -89,6 +92,7 @@ class Opened:
     expert_steps: int
     min_delay: int
     max_delay: int
+    shared_frames: bool = False
     protocol: int = PROTOCOL_VERSION
 
 

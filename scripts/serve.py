@@ -58,6 +58,7 @@ class Args:
         metrics_every_s: How often counts and durations are logged [s].
         keep_awake: Keeps the machine's processors from falling asleep while a session is open,
             which costs power; takes write permission to /dev/cpu_dma_latency.
+        shared_frames: Lets robots on this machine send frames through shared memory, as they are.
     """
 
     policy: str
@@ -77,6 +78,7 @@ class Args:
     max_sessions: int = 64
     metrics_every_s: float = 60.0
     keep_awake: bool = True
+    shared_frames: bool = True
 
 
 def main(args: Args) -> int:
@@ -103,6 +105,7 @@ def main(args: Args) -> int:
             max_sessions=args.max_sessions,
             metrics_every_s=args.metrics_every_s,
             keep_awake=args.keep_awake,
+            shared_frames=args.shared_frames,
             cache=CacheConfig(
                 CacheMode(args.cache), args.cache_rows, budget=args.cache_mib * 2**20
             ),

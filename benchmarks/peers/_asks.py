@@ -29,9 +29,16 @@ def observed(
     return state, {name: scene.frame(number) for name, scene in seen.items()}
 
 
-def link_to(address: str, joints: int, height: int = HEIGHT, width: int = WIDTH) -> GrpcLink:
+def link_to(
+    address: str,
+    joints: int,
+    height: int = HEIGHT,
+    width: int = WIDTH,
+    *,
+    shared_frames: bool = True,
+) -> GrpcLink:
     """Our robot's end; frames travel in this size."""
-    patient = LinkConfig(reply_deadline_s=120.0, open_timeout_s=120.0)
+    patient = LinkConfig(reply_deadline_s=120.0, open_timeout_s=120.0, shared_frames=shared_frames)
     spec = robot(joints, height, width)
     return GrpcLink(address, spec, robot_id="bench", prompt=TASK, config=patient)
 

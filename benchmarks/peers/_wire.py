@@ -19,6 +19,9 @@ JOINTS = 14
 SIDE = 256  # [px], of the images that lerobot/smolvla_base takes
 WARM_UP = 10
 _SIZES = {"": 0, ", scaled": SIDE}
+# Whether frames may go through shared memory, as by default, or travel in messages, as to another
+# machine.
+_OURS = {"ours": True, "ours, network": False}
 
 
 class Pair:
@@ -47,30 +50,42 @@ class Pair:
         self._client = LeRobotClient(self._servers[0].address)
         stack.callback(self._client.close)
         self._client.start()
-        link = link_to(self._servers[1].address, JOINTS, side or HEIGHT, side or WIDTH)
-        self._link = stack.enter_context(link)
+        size = side or HEIGHT, side or WIDTH
+        self._links = {
+            name: stack.enter_context(
+                link_to(self._servers[1].address, JOINTS, *size, shared_frames=shared)
+            )
+            for name, shared in _OURS.items()
+        }
 
     def round(
         self, number: int, state: np.ndarray, frames: dict[str, Image]
     ) -> dict[str, tuple[float, float]]:
         """One round trip of each: by wire, its time and the processor's, of both ends [ms]."""
         self._rounds += 1
-        before = spent_ms(*self._servers)
-        peer_ms = self._client.ask(theirs(state, frames, TASK))
-        between = spent_ms(*self._servers)
-        our_ms = whole_ms(self._link, number, state, frames, self.side)
-        after = spent_ms(*self._servers)
-        return {"LeRobot": (peer_ms, between - before), "ours": (our_ms, after - between)}
+        asks = {"LeRobot": lambda: self._client.ask(theirs(state, frames, TASK))}
+        for name, link in self._links.items():
+            asks[name] = lambda link=link: whole_ms(link, number, state, frames, self.side)
+        took = {}
+        for name, ask in asks.items():
+            before = spent_ms(*self._servers)
+            ms = ask()
+            took[name] = ms, spent_ms(*self._servers) - before
+        return took
 
     def sizes(self) -> dict[str, float]:
-        """Bytes of a round trip, both ways and up, by wire."""
-        client, stats = self._client, self._link.stats
-        return {
+        """Bytes of a round trip, by wire: both ways, up, and through shared memory."""
+        client = self._client
+        sizes = {
             "LeRobot": (client.bytes_up + client.bytes_down) / self._rounds,
             "LeRobot, up": client.bytes_up / self._rounds,
-            "ours": (stats.bytes_up + stats.bytes_down) / self._rounds,
-            "ours, up": stats.bytes_up / self._rounds,
         }
+        for name, link in self._links.items():
+            stats = link.stats
+            sizes[name] = (stats.bytes_up + stats.bytes_down) / self._rounds
+            sizes[f"{name}, up"] = stats.bytes_up / self._rounds
+            sizes[f"{name}, shared"] = stats.bytes_shared / self._rounds
+        return sizes
 
 
 def wire(
@@ -96,12 +111,14 @@ def wire(
 
 
 def wire_figures(times: dict[str, list[float]], sizes: dict[str, float]) -> dict[str, float]:
-    """Ours over LeRobot's: medians, and bytes."""
+    """Ours over LeRobot's: medians, and bytes; those in shared memory are on no wire."""
     figures = {}
-    for label, name in zip(_SIZES, ("wire", "wire_scaled"), strict=True):
-        own, peer = (np.median(times[f"wire {who}{label}"]) for who in ("ours", "LeRobot"))
-        figures[f"{name}_time_ratio"] = float(own / peer)
-        figures[f"{name}_bytes_ratio"] = (
-            sizes[f"bytes ours{label}"] / sizes[f"bytes LeRobot{label}"]
-        )
+    for label, size in zip(_SIZES, ("", "_scaled"), strict=True):
+        for own, way in zip(_OURS, ("", "_network"), strict=True):
+            ms, peer_ms = (np.median(times[f"wire {who}{label}"]) for who in (own, "LeRobot"))
+            name = f"wire{way}{size}"
+            figures[f"{name}_time_ratio"] = float(ms / peer_ms)
+            figures[f"{name}_bytes_ratio"] = (
+                sizes[f"bytes {own}{label}"] / sizes[f"bytes LeRobot{label}"]
+            )
     return figures

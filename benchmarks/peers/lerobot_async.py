@@ -1,10 +1,12 @@
 """LeRobot's asynchronous policy server, unchanged, beside ours: the wire, and the first action.
 
-Wire: two 480x640 frames and 14 joints up, 50 actions down, and a policy that costs nothing; frames
-travel as JPEG on our wire, as arrays on LeRobot's, which has nothing else. Round trips until the
-whole chunk is there. "scaled": a policy that takes 256x256 images, as lerobot/smolvla_base does.
-LeRobot's server scales the cameras' frames down to that when it has them, ours has the robot do so
-(`fit_image`, in the round trip's time). Without it the policy takes 480x640.
+Wire: two 480x640 frames and 14 joints up, 50 actions down, and a policy that costs nothing. Frames
+travel as arrays on LeRobot's wire, which has nothing else. Ours takes them through shared memory
+where both ends are on one machine, as here; "network" sends them as JPEG in the messages, as to
+another machine. Round trips until the whole chunk is there. "scaled": a policy that takes 256x256
+images, as lerobot/smolvla_base does. LeRobot's server scales the cameras' frames down to that when
+it has them, ours has the robot do so (`fit_image`, in the round trip's time). Without it the policy
+takes 480x640.
 
 First action: a full-size SmolVLA with random weights, the same file and frames for both, ten expert
 steps. With LeRobot it comes with the whole chunk; here with the horizon-aware schedule (HAS) after

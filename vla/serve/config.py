@@ -36,6 +36,7 @@ class ServeConfig:
         drain_s: Longest wait for answers under way when the server leaves [s].
         metrics_every_s: How often the counts are logged [s].
         keep_awake: Whether processors may not sleep while a session is open; costs power.
+        shared_frames: Whether robots on this machine may send frames through shared memory.
         cache: Which image tokens are reused; none by default.
     """
 
@@ -52,6 +53,7 @@ class ServeConfig:
     drain_s: float = 10.0
     metrics_every_s: float = 60.0
     keep_awake: bool = True
+    shared_frames: bool = True
     cache: CacheConfig = field(default_factory=CacheConfig)
 
 

@@ -10,16 +10,20 @@ import cv2
 
 from controller.codec import decode_frames
 from controller.errors import ErrorCode, OnsetError
+from controller.shared_frames import SharedFramesReader, frame_bytes
 from controller.types import Image, RobotSpec
 from onset.v1 import policy_pb2 as pb
 
-# What holds the event loop up for 0.1 ms (raw) or half a millisecond (compressed).
+# What holds the event loop up for 0.1 ms (raw) or less than half a millisecond (others).
 _RAW_INLINE_BYTES = 512 * 1024
+_SHARED_INLINE_BYTES = 2 * 1024 * 1024  # copied once, and by the kernel
 _COMPRESSED_INLINE_BYTES = 400 * 1024  # decoded: two frames of 256 x 256
 
 
-def is_small(wire: pb.Observation) -> bool:
+def is_small(wire: pb.Observation, robot: RobotSpec) -> bool:
     """Whether the frames are decoded before another thread would have begun."""
+    if wire.HasField("shared_slot"):
+        return frame_bytes(robot) <= _SHARED_INLINE_BYTES
     raw = compressed = 0
     for frame in wire.frames:
         size = 3 * frame.height * frame.width
@@ -31,12 +35,15 @@ def is_small(wire: pb.Observation) -> bool:
 
 
 def decode(
-    wire: pb.Observation, robot: RobotSpec, helpers: Executor | None = None
+    wire: pb.Observation,
+    robot: RobotSpec,
+    helpers: Executor | None = None,
+    shared: SharedFramesReader | None = None,
 ) -> tuple[Mapping[str, Image], int]:
     """Frames by camera, and how long they took [ns]. May run on a decoding thread."""
     began_ns = time.monotonic_ns()
     try:
-        frames = decode_frames(wire, robot, helpers)
+        frames = decode_frames(wire, robot, helpers, shared)
     except cv2.error as error:
         raise OnsetError(
             ErrorCode.BAD_FRAME,

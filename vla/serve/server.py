@@ -93,6 +93,7 @@ class PolicyServer:
             self.metrics,
             ThreadPoolExecutor(config.decode_threads, thread_name_prefix="onset-decode"),
             config.max_sessions,
+            config.shared_frames,
             Wakeful() if config.keep_awake else None,
         )
         self._server: grpc.aio.Server | None = None

@@ -9,6 +9,7 @@ from controller.errors import ErrorCode, OnsetError
 from controller.forecast import make_forecaster
 from controller.messages import Description, Open, Reset
 from controller.servo import servo_names
+from controller.shared_frames import SharedFramesReader
 from controller.strategy import STRATEGIES, Strategy, get_strategy
 from controller.types import Observation, RobotSpec
 from vla.chunking import ChunkMemory
@@ -27,6 +28,7 @@ class Session:
         prompt: The instruction in force.
         strategy: How chunks are made.
         memory: What the robot was told in this episode.
+        shared: Where its frames come through shared memory; None where they come in messages.
         last_step: Step of the last observation accepted in this episode; -1 before any.
         last_id: Id of the last observation accepted; -1 before any.
         outstanding: Ids of observations received and not answered yet.
@@ -39,6 +41,7 @@ class Session:
     prompt: str
     strategy: Strategy = STRATEGIES["naive"]
     memory: ChunkMemory | None = None
+    shared: SharedFramesReader | None = None
     last_step: int = -1
     last_id: int = -1
     outstanding: set[int] = field(default_factory=set)
@@ -46,8 +49,14 @@ class Session:
     _overload_told_ns: int | None = None
 
     @staticmethod
-    def opened(opening: Open) -> Session:
-        """The session that an Open begins; it may start at any step and id."""
+    def opened(opening: Open, shared_frames: bool = True) -> Session:
+        """The session that an Open begins; it may start at any step and id.
+
+        Args:
+            opening: As received.
+            shared_frames: Whether its frames may come through shared memory.
+        """
+        name = opening.shared_frames
         return Session(
             opening.robot_id,
             opening.robot,
@@ -55,6 +64,7 @@ class Session:
             opening.prompt,
             strategy := get_strategy(opening.strategy, "open.strategy"),
             make_memory(strategy, opening.robot),
+            SharedFramesReader.find(name, opening.robot) if name and shared_frames else None,
         )
 
     def check(self, observation: Observation, description: Description) -> None:

@@ -64,6 +64,7 @@ class Shared:
         metrics: Counts.
         decoders: Threads that decode frames.
         max_sessions: How many robots at a time.
+        shared_frames: Whether robots on this machine may send frames through shared memory.
         wakeful: Keeps processors awake while a session is open; None where they may sleep.
         draining: Whether the server is about to leave.
         streams: Open streams by key.
@@ -75,6 +76,7 @@ class Shared:
     metrics: Metrics
     decoders: ThreadPoolExecutor
     max_sessions: int
+    shared_frames: bool = True
     wakeful: Wakeful | None = None
     draining: bool = False
     streams: dict[int, SessionStream] = field(default_factory=dict)
@@ -193,7 +195,7 @@ class SessionStream:
         shared.served.check_robot(opening.robot)
         shared.served.check_prompt("open.prompt", opening.prompt)
         check_strategy(opening.strategy, description.strategies)
-        self._session = Session.opened(opening)
+        self._session = session = Session.opened(opening, shared.shared_frames)
         shared.metrics.sessions += 1
         shared.sessions_changed()
         _log.info("session %d opened by %s", self._key, opening.robot_id)
@@ -212,6 +214,7 @@ class SessionStream:
                 expert_steps=description.expert_steps,
                 min_delay=description.min_delay,
                 max_delay=description.max_delay,
+                shared_frames=session.shared is not None,
             )
         )
 
@@ -246,12 +249,12 @@ class SessionStream:
         session.outstanding.add(observation.id)
         self._idle.clear()
         try:
-            decoders = self._shared.decoders
-            if is_small(wire):
-                frames, decode_ns = decode(wire, session.robot)
+            robot, decoders = session.robot, self._shared.decoders
+            if is_small(wire, robot):
+                frames, decode_ns = decode(wire, robot, shared=session.shared)
             else:
                 frames, decode_ns = await asyncio.get_running_loop().run_in_executor(
-                    decoders, decode, wire, session.robot, decoders
+                    decoders, decode, wire, robot, decoders, session.shared
                 )
         except OnsetError:
             self._answered(session, observation.id)

@@ -156,20 +156,22 @@ class ClientMessage(_message.Message):
     def __init__(self, open: _Optional[_Union[Open, _Mapping]] = ..., observation: _Optional[_Union[Observation, _Mapping]] = ..., reset: _Optional[_Union[Reset, _Mapping]] = ..., close: _Optional[_Union[Close, _Mapping]] = ...) -> None: ...
 
 class Open(_message.Message):
-    __slots__ = ("protocol", "robot_id", "robot", "prompt", "episode", "strategy")
+    __slots__ = ("protocol", "robot_id", "robot", "prompt", "episode", "strategy", "shared_frames")
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     ROBOT_ID_FIELD_NUMBER: _ClassVar[int]
     ROBOT_FIELD_NUMBER: _ClassVar[int]
     PROMPT_FIELD_NUMBER: _ClassVar[int]
     EPISODE_FIELD_NUMBER: _ClassVar[int]
     STRATEGY_FIELD_NUMBER: _ClassVar[int]
+    SHARED_FRAMES_FIELD_NUMBER: _ClassVar[int]
     protocol: int
     robot_id: str
     robot: RobotSpec
     prompt: str
     episode: str
     strategy: str
-    def __init__(self, protocol: _Optional[int] = ..., robot_id: _Optional[str] = ..., robot: _Optional[_Union[RobotSpec, _Mapping]] = ..., prompt: _Optional[str] = ..., episode: _Optional[str] = ..., strategy: _Optional[str] = ...) -> None: ...
+    shared_frames: str
+    def __init__(self, protocol: _Optional[int] = ..., robot_id: _Optional[str] = ..., robot: _Optional[_Union[RobotSpec, _Mapping]] = ..., prompt: _Optional[str] = ..., episode: _Optional[str] = ..., strategy: _Optional[str] = ..., shared_frames: _Optional[str] = ...) -> None: ...
 
 class Frame(_message.Message):
     __slots__ = ("camera", "lag", "encoding", "height", "width", "data")
@@ -188,7 +190,7 @@ class Frame(_message.Message):
     def __init__(self, camera: _Optional[str] = ..., lag: _Optional[int] = ..., encoding: _Optional[_Union[FrameEncoding, str]] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., data: _Optional[bytes] = ...) -> None: ...
 
 class Observation(_message.Message):
-    __slots__ = ("id", "step", "capture_ns", "state", "forecast", "committed", "delay", "deadline_ns", "frames", "prompt", "planned", "set_point")
+    __slots__ = ("id", "step", "capture_ns", "state", "forecast", "committed", "delay", "deadline_ns", "frames", "prompt", "planned", "set_point", "shared_slot")
     ID_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
     CAPTURE_NS_FIELD_NUMBER: _ClassVar[int]
@@ -201,6 +203,7 @@ class Observation(_message.Message):
     PROMPT_FIELD_NUMBER: _ClassVar[int]
     PLANNED_FIELD_NUMBER: _ClassVar[int]
     SET_POINT_FIELD_NUMBER: _ClassVar[int]
+    SHARED_SLOT_FIELD_NUMBER: _ClassVar[int]
     id: int
     step: int
     capture_ns: int
@@ -213,7 +216,8 @@ class Observation(_message.Message):
     prompt: str
     planned: _containers.RepeatedScalarFieldContainer[float]
     set_point: _containers.RepeatedScalarFieldContainer[float]
-    def __init__(self, id: _Optional[int] = ..., step: _Optional[int] = ..., capture_ns: _Optional[int] = ..., state: _Optional[_Iterable[float]] = ..., forecast: _Optional[_Iterable[float]] = ..., committed: _Optional[_Iterable[float]] = ..., delay: _Optional[int] = ..., deadline_ns: _Optional[int] = ..., frames: _Optional[_Iterable[_Union[Frame, _Mapping]]] = ..., prompt: _Optional[str] = ..., planned: _Optional[_Iterable[float]] = ..., set_point: _Optional[_Iterable[float]] = ...) -> None: ...
+    shared_slot: int
+    def __init__(self, id: _Optional[int] = ..., step: _Optional[int] = ..., capture_ns: _Optional[int] = ..., state: _Optional[_Iterable[float]] = ..., forecast: _Optional[_Iterable[float]] = ..., committed: _Optional[_Iterable[float]] = ..., delay: _Optional[int] = ..., deadline_ns: _Optional[int] = ..., frames: _Optional[_Iterable[_Union[Frame, _Mapping]]] = ..., prompt: _Optional[str] = ..., planned: _Optional[_Iterable[float]] = ..., set_point: _Optional[_Iterable[float]] = ..., shared_slot: _Optional[int] = ...) -> None: ...
 
 class Reset(_message.Message):
     __slots__ = ("episode", "prompt")
@@ -240,7 +244,7 @@ class ServerMessage(_message.Message):
     def __init__(self, opened: _Optional[_Union[Opened, _Mapping]] = ..., slice: _Optional[_Union[ActionSlice, _Mapping]] = ..., notice: _Optional[_Union[Notice, _Mapping]] = ..., error: _Optional[_Union[Error, _Mapping]] = ...) -> None: ...
 
 class Opened(_message.Message):
-    __slots__ = ("protocol", "strategy", "prompt", "state_names", "action_names", "camera_names", "model", "model_hash", "horizon", "period_ns", "expert_steps", "min_delay", "max_delay")
+    __slots__ = ("protocol", "strategy", "prompt", "state_names", "action_names", "camera_names", "model", "model_hash", "horizon", "period_ns", "expert_steps", "min_delay", "max_delay", "shared_frames")
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     STRATEGY_FIELD_NUMBER: _ClassVar[int]
     PROMPT_FIELD_NUMBER: _ClassVar[int]
@@ -254,6 +258,7 @@ class Opened(_message.Message):
     EXPERT_STEPS_FIELD_NUMBER: _ClassVar[int]
     MIN_DELAY_FIELD_NUMBER: _ClassVar[int]
     MAX_DELAY_FIELD_NUMBER: _ClassVar[int]
+    SHARED_FRAMES_FIELD_NUMBER: _ClassVar[int]
     protocol: int
     strategy: str
     prompt: str
@@ -267,7 +272,8 @@ class Opened(_message.Message):
     expert_steps: int
     min_delay: int
     max_delay: int
-    def __init__(self, protocol: _Optional[int] = ..., strategy: _Optional[str] = ..., prompt: _Optional[str] = ..., state_names: _Optional[_Iterable[str]] = ..., action_names: _Optional[_Iterable[str]] = ..., camera_names: _Optional[_Iterable[str]] = ..., model: _Optional[str] = ..., model_hash: _Optional[str] = ..., horizon: _Optional[int] = ..., period_ns: _Optional[int] = ..., expert_steps: _Optional[int] = ..., min_delay: _Optional[int] = ..., max_delay: _Optional[int] = ...) -> None: ...
+    shared_frames: bool
+    def __init__(self, protocol: _Optional[int] = ..., strategy: _Optional[str] = ..., prompt: _Optional[str] = ..., state_names: _Optional[_Iterable[str]] = ..., action_names: _Optional[_Iterable[str]] = ..., camera_names: _Optional[_Iterable[str]] = ..., model: _Optional[str] = ..., model_hash: _Optional[str] = ..., horizon: _Optional[int] = ..., period_ns: _Optional[int] = ..., expert_steps: _Optional[int] = ..., min_delay: _Optional[int] = ..., max_delay: _Optional[int] = ..., shared_frames: _Optional[bool] = ...) -> None: ...
 
 class Timing(_message.Message):
     __slots__ = ("queue_ns", "decode_ns", "encode_ns", "expert_ns", "total_ns", "expert_steps")
