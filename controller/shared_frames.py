@@ -37,7 +37,7 @@ _log = logging.getLogger(__name__)
 FOLDER = Path("/dev/shm")
 MAX_SLOTS = 1024
 # Below, encoding and decoding take less time than can be saved.
-WORTH_BYTES = 256 * 1024
+WORTH_BYTES = 32 * 1024
 _MOST_BYTES = 64 * 1024 * 1024  # of one slot, as of a message
 _NAME = re.compile(r"onset_frames-[0-9a-f]{32}")
 _HEAD = struct.Struct("=q")
