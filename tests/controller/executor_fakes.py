@@ -25,11 +25,14 @@ from controller.record import describe_run
 from controller.recorder import record_layout
 from controller.shared import Segment
 from controller.types import CameraSpec, Command, Dimension, RobotSpec
-from controller.watchdog import LadderConfig
+from controller.watchdog import LadderConfig, Mode
 from tests.controller.helpers import MS
 
 TICK = 5 * MS
 SO101 = (5.0, 40.0, 2000.0)  # rad/s, rad/s^2, rad/s^3
+SLOW = (2.0, 10.0, 100.0)
+TINY = 1e-9
+HOME = np.array([0.0, 0.0, 0.5])
 ARM = RobotSpec(
     name="arm",
     state=(
@@ -261,3 +264,30 @@ class Bench:
         for segment in (self.segment, self.recording, self.stops):
             segment.close()
             segment.unlink()
+
+
+def glide(count: int, rate: float = 1.0, start: float = 0.0):
+    """Actions of a pan that moves at so many rad/s. Shape (count, A)."""
+    pan = start + rate * 0.04 * np.arange(1, count + 1)
+    return np.column_stack([pan, np.zeros(count), np.full(count, 0.5)])
+
+
+def sway(count: int, scatter: float = 0.0, seed: int = 0):
+    """Actions of a motion that uses the arm and half its limits. Shape (count, A)."""
+    times = 0.04 * np.arange(count)[:, None]
+    rows = HOME + np.array([0.6, 0.5, 0.3]) * np.sin(2 * np.pi * times * [0.5, 0.7, 0.4])
+    return rows + scatter * np.random.default_rng(seed).normal(size=rows.shape)
+
+
+def until(arm: Arm, mode: Mode, most: int = 400, **asked) -> int:
+    """Ticks until it is in a mode [count]."""
+    for count in range(1, most + 1):
+        if arm.tick(**asked).mode is mode:
+            return count
+    raise AssertionError(f"not {mode.name} after {most} ticks")
+
+
+def stop_ticks(rates) -> int:
+    """Until rest from full speed: v/a + a/j, and a tick."""
+    v, a, j = rates
+    return int(np.ceil((v / a + a / j) / 0.005 - 1e-9)) + 1
