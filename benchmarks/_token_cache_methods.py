@@ -66,8 +66,6 @@ class Reply:
 
     Attributes:
         encode_ms: Inputs, choice of rows, vision and prefix [ms].
-        encode_cpu_ms: The processor's time of choice, vision and prefix [ms]; other processes that
-            share the machine are not in it.
         choice_ms: Of it, the choice of rows: differences, rules, selector, predictor [ms].
         scoring_ms: Of that, selector and predictor [ms].
         figures: What was computed.
@@ -75,7 +73,6 @@ class Reply:
     """
 
     encode_ms: float
-    encode_cpu_ms: float
     choice_ms: float
     scoring_ms: float
     figures: CacheFigures
@@ -170,7 +167,6 @@ def measure_task(
             encode_ms = pieces[name][0].encode_ns * 1e-6
             reply = Reply(
                 encode_ms,
-                encoder.encode_cpu_ns * 1e-6,
                 encoder.choice_ns * 1e-6,
                 encoder.scoring_ns * 1e-6,
                 figures,

@@ -152,7 +152,6 @@ def task_rows(task: str, done: Measured) -> list[Row]:
                 "encode_p95_ms": p95,
                 "encode_p99_ms": p99,
                 "speedup_p50": off / p50,
-                "cpu_p50_ms": float(np.median([r.encode_cpu_ms for r in replies])),
                 "choice_p50_ms": float(np.median([r.choice_ms for r in replies])),
                 "scoring_p50_ms": float(np.median([r.scoring_ms for r in replies])),
                 "reused": float(np.mean([r.figures.reused for r in replies])),
@@ -178,8 +177,6 @@ def task_figures(task: str, done: Measured) -> dict[str, float]:
     return {
         f"encode_speedup_p50_{task}": p50("off") / p50(DRIVER),
         f"encode_speedup_p50_{task}_no_slack": p50("off") / p50("learned 1/4, no slack"),
-        f"encode_cpu_speedup_p50_{task}": p50("off", "encode_cpu_ms")
-        / p50(DRIVER, "encode_cpu_ms"),
         f"selector_share_{task}": p50(DRIVER, "scoring_ms") / p50("off"),
         f"choice_share_{task}": p50(DRIVER, "choice_ms") / p50("off"),
         f"reused_{task}": float(np.mean([r.figures.reused for r in learned])),

@@ -46,7 +46,6 @@ class CachedEncoder:
         prefix: What computes the rows.
         chosen: The rows that the last call computed, increasing. Shape (M,), int64.
         choice_ns: How long the last choice of rows took, differences included [ns].
-        encode_cpu_ns: The processor's time of the last ``encode`` [ns].
     """
 
     def __init__(
@@ -80,7 +79,7 @@ class CachedEncoder:
         self._buffers: dict[Hashable, Slot] = {}  # of sessions, where the cache is off
         self._prompts: dict[str, PromptRows] = {}
         self.chosen: NDArray[np.int64] = self._all
-        self.choice_ns = self.encode_cpu_ns = 0
+        self.choice_ns = 0
         self._latest = self._shadow  # where the last encoding is
 
     def encode(self, whose: Whose | None, asked: Asked) -> tuple[Context, CacheFigures]:
@@ -90,10 +89,13 @@ class CachedEncoder:
             whose: Whose cache to use and renew; nothing is kept when None.
             asked: The observation.
         """
-        began = time.thread_time_ns()
-        found = self._encode(whose, asked)
-        self.encode_cpu_ns = time.thread_time_ns() - began
-        return found
+        observation = asked.observation
+        patches = self._patcher.cut(observation.frames)
+        if whose is None or self.config.mode is CacheMode.OFF:
+            off = self.config.mode is CacheMode.OFF
+            reason = DenseReason.OFF if off else DenseReason.NO_SESSION
+            return self._uncached(self._buffer(whose), patches, asked, reason)
+        return self._cached(whose, asked, patches)
 
     def begin_elsewhere(self, state: torch.Tensor, start: torch.Tensor) -> Context:
         """The last encoding again, for a chunk that begins elsewhere.
@@ -108,13 +110,10 @@ class CachedEncoder:
         self._latest = slot
         return self.prefix.context(slot, state, start)
 
-    def _encode(self, whose: Whose | None, asked: Asked) -> tuple[Context, CacheFigures]:
+    def _cached(
+        self, whose: Whose, asked: Asked, patches: list[Bytes]
+    ) -> tuple[Context, CacheFigures]:
         observation = asked.observation
-        patches = self._patcher.cut(observation.frames)
-        if whose is None or self.config.mode is CacheMode.OFF:
-            off = self.config.mode is CacheMode.OFF
-            reason = DenseReason.OFF if off else DenseReason.NO_SESSION
-            return self._uncached(self._buffer(whose), patches, asked, reason)
         names, frames = self._patcher.cameras, observation.frames
         identity = Identity.of(whose.episode, asked.prompt, self._checkpoint.digest, frames, names)
         cache, began = self.store.get(whose.session), time.perf_counter_ns()
