@@ -219,7 +219,7 @@ def test_both_ends_let_go_of_the_file():
 
 
 def test_small_and_huge_frames_travel_in_messages():
-    small = replace(ROBOT, cameras=(CameraSpec("front", 96, 96, lags=(0, 3)),))
+    small = replace(ROBOT, cameras=(CameraSpec("front", 72, 72, lags=(0, 3)),))
     huge = replace(ROBOT, cameras=(CameraSpec("front", 4096, 4096, lags=(0, 1)),))
     assert offer_frames(small, 3) is None
     assert offer_frames(huge, 3) is None

@@ -17,6 +17,7 @@ from controller.codec import encode_client
 from controller.errors import OnsetError
 from controller.messages import Open
 from controller.shared_frames import SharedFramesWriter, offer_frames
+from controller.types import Observation
 from onset.v1 import policy_pb2 as pb
 from tests.vla.helpers import (
     PROMPTS,
@@ -33,9 +34,15 @@ from vla.engine import Engine
 
 
 @pytest.fixture(autouse=True)
-def worth_it(monkeypatch):
-    """Frames of the tests' robot are small."""
+def a_folder_of_its_own(monkeypatch, tmp_path):
+    """Where nobody else leaves files; the frames of the tests' robot are small."""
+    monkeypatch.setattr(shared_frames, "FOLDER", tmp_path)
     monkeypatch.setattr(shared_frames, "WORTH_BYTES", 0)
+
+
+def asked(id: int, seed: int | None = None) -> Observation:
+    """An observation that waits for a busy machine."""
+    return observation(id, seed, deadline_ns=0)
 
 
 def names() -> list[str]:
@@ -54,10 +61,10 @@ def test_two_robots_each_get_the_answer_to_their_own_frames(server, tiny):
         assert other.opened.shared_frames
         assert not names()
         for id in range(20):
-            asked = {one: observation(id, seed=id), other: observation(id, seed=1000 + id)}
-            for link, seen in asked.items():
+            each = {one: asked(id, seed=id), other: asked(id, seed=1000 + id)}
+            for link, seen in each.items():
                 link.submit(seen)
-            for link, seen in asked.items():
+            for link, seen in each.items():
                 np.testing.assert_allclose(
                     chunk_of(link).actions, engine.chunk(seen, PROMPTS[0]), atol=1e-6
                 )
@@ -71,7 +78,7 @@ def test_two_robots_each_get_the_answer_to_their_own_frames(server, tiny):
 def test_every_frame_is_read_before_its_slot_is_needed_again(server):
     with link_to(server, config=patient(max_awaited=2)) as link:
         for id in range(200):
-            link.submit(observation(id, seed=1))
+            link.submit(asked(id, seed=1))
             if id % 7 == 0:
                 until(lambda: link.poll(0))
         until(lambda: (s := link.stats).answered + s.superseded == s.observations and s.answered)
@@ -83,14 +90,14 @@ def test_every_frame_is_read_before_its_slot_is_needed_again(server):
 @pytest.mark.parametrize("who", ["server", "robot", "small"])
 def test_either_end_may_want_frames_in_messages(tiny, who, monkeypatch):
     if who == "small":
-        monkeypatch.undo()
+        monkeypatch.setattr(shared_frames, "WORTH_BYTES", 10**6)
     with (
         LocalServer(tiny, shared_frames=who != "server") as server,
         link_to(server, config=patient(shared_frames=who != "robot")) as link,
     ):
         assert not link.opened.shared_frames
-        link.submit(observation(0))
-        expected = Engine(tiny).chunk(observation(0), PROMPTS[0])
+        link.submit(asked(0))
+        expected = Engine(tiny).chunk(asked(0), PROMPTS[0])
         np.testing.assert_allclose(chunk_of(link).actions, expected, atol=1e-6)
         assert link.stats.bytes_shared == 0
         assert not names()
@@ -100,7 +107,7 @@ def test_without_room_frames_travel_in_messages(server, monkeypatch):
     monkeypatch.setattr(SharedFramesWriter, "reserve", lambda self: False)
     with link_to(server) as link:
         assert link.opened.shared_frames  # the server has it open, and is content without
-        link.submit(observation(0))
+        link.submit(asked(0))
         assert chunk_of(link).final
         assert link.stats.bytes_shared == 0
 
@@ -109,7 +116,7 @@ def test_a_server_on_another_machine_does_not_find_the_file(server, monkeypatch)
     monkeypatch.setattr(shared_frames.SharedFramesReader, "find", lambda *_: None)
     with link_to(server) as link:
         assert not link.opened.shared_frames
-        link.submit(observation(0))
+        link.submit(asked(0))
         assert chunk_of(link).final
         assert not names()
 
@@ -117,13 +124,13 @@ def test_a_server_on_another_machine_does_not_find_the_file(server, monkeypatch)
 def test_another_server_is_given_another_file(tiny):
     first = LocalServer(tiny).__enter__()
     with link_to(first) as link:
-        link.submit(observation(0))
+        link.submit(asked(0))
         chunk_of(link)
         first.__exit__()
         with LocalServer(tiny, port=first.port):
             until(lambda: link.stats.reopens == 1)
-            link.submit(observation(1))
-            expected = Engine(tiny).chunk(observation(1), PROMPTS[0])
+            link.submit(asked(1))
+            expected = Engine(tiny).chunk(asked(1), PROMPTS[0])
             np.testing.assert_allclose(chunk_of(link).actions, expected, atol=1e-6)
             assert link.stats.bytes_shared == 2 * shared_frames.frame_bytes(ROBOT)
     assert not names()
@@ -133,13 +140,13 @@ def test_frames_that_cannot_be_put_are_told_and_the_link_goes_on(server, monkeyp
     events: list = []
     with link_to(server, on_event=events.append) as link:
         monkeypatch.setattr(os, "pwritev", lambda *_: 17)
-        link.submit(observation(0))
+        link.submit(asked(0))
         (error,) = until(lambda: events)
         assert isinstance(error, OnsetError)
         assert "shared memory: 17 of" in str(error)
         assert link.stats.unsendable == 1
         monkeypatch.undo()
-        link.submit(observation(1))
+        link.submit(asked(1))
         assert chunk_of(link).observation_id == 1
 
 
@@ -161,7 +168,7 @@ def writer():
 
 
 def in_slot(slot: int, id: int = 0) -> pb.ClientMessage:
-    message = encode_client(observation(id), ROBOT)
+    message = encode_client(asked(id), ROBOT)
     del message.observation.frames[:]
     message.observation.shared_slot = slot
     return message
@@ -193,7 +200,7 @@ def test_what_is_not_in_the_slot_is_refused(wire, writer):
 def test_another_observations_frames_are_refused(wire, writer):
     assert wire.open(shared_frames=writer.name).opened.shared_frames
     assert writer.reserve()
-    slot = writer.put(4, observation(4).frames)
+    slot = writer.put(4, asked(4).frames)
     wire.send(in_slot(slot, 4))
     assert wire.next().slice.observation_id == 4
     wire.send(in_slot(slot, 5))
@@ -209,7 +216,7 @@ def test_a_slot_past_the_bound_is_refused(wire, writer):
 
 def test_frames_in_both_places_are_refused(wire, writer):
     assert wire.open(shared_frames=writer.name).opened.shared_frames
-    message = encode_client(observation(0), ROBOT)
+    message = encode_client(asked(0), ROBOT)
     message.observation.shared_slot = 0
     wire.send(message)
     refused_and_survived(wire, "TOO_LARGE", "observation.frames", 0)
@@ -218,8 +225,9 @@ def test_frames_in_both_places_are_refused(wire, writer):
 def test_a_robot_that_is_killed_leaves_no_file(server):
     program = textwrap.dedent(
         f"""
-        import os, signal
+        import os, pathlib, signal
         from controller import shared_frames
+        shared_frames.FOLDER = pathlib.Path("{shared_frames.FOLDER}")
         shared_frames.WORTH_BYTES = 0
         from tests.vla.helpers import chunk_of, link_to, observation
         link = link_to("{server.address}")
@@ -234,5 +242,5 @@ def test_a_robot_that_is_killed_leaves_no_file(server):
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()
     assert not names()
     with link_to(server) as link:
-        link.submit(observation(0))
+        link.submit(asked(0))
         assert chunk_of(link).final
