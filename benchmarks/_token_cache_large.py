@@ -67,10 +67,7 @@ def moving_squares(robot: RobotSpec, count: int) -> Iterator[Observation]:
     """Observations of a still scene in which squares move, four steps apart."""
     rng = np.random.default_rng(0)
     blank = blank_observation(robot)
-    still = {
-        c.name: rng.integers(0, 256, (len(c.lags), c.height, c.width, 3), dtype=np.uint8)
-        for c in robot.cameras
-    }
+    still = {c.name: rng.integers(0, 256, c.frames_shape, dtype=np.uint8) for c in robot.cameras}
     places = rng.uniform(0, SIZE - 48, (SQUARES, 2))
     speeds = rng.uniform(-9, 9, (SQUARES, 2))
     for number in range(count):

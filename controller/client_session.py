@@ -36,7 +36,7 @@ from controller.errors import ErrorCode, OnsetError
 from controller.link_state import LinkState, StateKeeper
 from controller.mailbox import Letter, Mailbox
 from controller.messages import Close, Notice, NoticeKind, Open, Opened, Reset, ServerMessage
-from controller.shared_frames import SharedFramesWriter, frame_bytes, offer_frames
+from controller.shared_frames import SharedFramesWriter, offer_frames
 from controller.spread import helpers_for
 from controller.transport import CLIENT_OPTIONS
 from controller.types import ActionSlice, RobotSpec
@@ -276,7 +276,7 @@ class SessionRunner:
             self._on_event(error)
             return
         if self._shared is not None:
-            self._stats.bytes_shared += frame_bytes(self._robot)
+            self._stats.bytes_shared += self._shared.size
         self._ledger.sending(message, _now_s())
         await self._send(call, wire)
 

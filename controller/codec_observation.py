@@ -43,13 +43,12 @@ def check_observation(observation: Observation, robot: RobotSpec) -> None:
         raise OnsetError(ErrorCode.BAD_NAMES, "observation.frames", sorted(given), sorted(expected))
     for camera in robot.cameras:
         frames = observation.frames[camera.name]
-        shape = (len(camera.lags), camera.height, camera.width, 3)
-        if frames.shape != shape or frames.dtype != np.uint8:
+        if frames.shape != camera.frames_shape or frames.dtype != np.uint8:
             raise OnsetError(
                 ErrorCode.BAD_FRAME,
                 f"observation.frames[{camera.name}]",
                 f"{frames.dtype} {frames.shape}",
-                f"uint8 {shape}",
+                f"uint8 {camera.frames_shape}",
             )
 
 

@@ -18,6 +18,7 @@ after them: where it is not the observation's, they have been overwritten.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import re
 import secrets
@@ -29,6 +30,7 @@ from pathlib import Path
 
 import numpy as np
 
+from controller.bounds import MAX_MESSAGE_BYTES
 from controller.errors import ErrorCode, OnsetError
 from controller.types import Image, RobotSpec
 
@@ -38,7 +40,6 @@ FOLDER = Path("/dev/shm")
 MAX_SLOTS = 1024
 # Below, encoding and decoding take less time than can be saved.
 WORTH_BYTES = 32 * 1024
-_MOST_BYTES = 64 * 1024 * 1024  # of one slot, as of a message
 _NAME = re.compile(r"onset_frames-[0-9a-f]{32}")
 _HEAD = struct.Struct("=q")
 _PAGE = 4096
@@ -57,12 +58,12 @@ def check_name(field: str, name: str) -> str:
 
 def frame_bytes(robot: RobotSpec) -> int:
     """Bytes of one observation's frames, as they are."""
-    return sum(len(c.lags) * c.height * c.width * 3 for c in robot.cameras)
+    return sum(math.prod(c.frames_shape) for c in robot.cameras)
 
 
 def empty_frames(robot: RobotSpec) -> dict[str, Image]:
     """Room for one observation's frames, by camera. Shape (lags, h, w, 3) each."""
-    return {c.name: np.empty((len(c.lags), c.height, c.width, 3), np.uint8) for c in robot.cameras}
+    return {c.name: np.empty(c.frames_shape, np.uint8) for c in robot.cameras}
 
 
 def _stride(robot: RobotSpec) -> int:
@@ -81,7 +82,7 @@ def offer_frames(robot: RobotSpec, slots: int) -> SharedFramesWriter | None:
         system has no such memory.
     """
     size = frame_bytes(robot)
-    if not WORTH_BYTES <= size <= _MOST_BYTES or slots > MAX_SLOTS:
+    if not WORTH_BYTES <= size <= MAX_MESSAGE_BYTES or slots > MAX_SLOTS:
         return None
     name = f"onset_frames-{secrets.token_hex(16)}"
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -94,7 +95,12 @@ def offer_frames(robot: RobotSpec, slots: int) -> SharedFramesWriter | None:
 
 
 class SharedFramesWriter:
-    """The robot's end. Not for several threads at a time."""
+    """The robot's end. Not for several threads at a time.
+
+    Attributes:
+        name: Of the file, until it is forgotten.
+        size: Of one observation's frames [bytes].
+    """
 
     def __init__(self, name: str, handle: int, robot: RobotSpec, slots: int) -> None:
         """Takes a file over; ``offer_frames`` makes one.
@@ -105,19 +111,19 @@ class SharedFramesWriter:
             robot: Whose frames it holds.
             slots: How many observations' frames.
         """
-        self.name = name
-        self._handle = handle
-        self._robot, self._slots, self._next = robot, slots, 0
-        self._named = True
+        self.name, self.size = name, frame_bytes(robot)
+        self._handle, self._stride = handle, _stride(robot)
+        self._cameras, self._slots, self._next = tuple(c.name for c in robot.cameras), slots, 0
 
     def reserve(self) -> bool:
         """Takes the memory; says whether there was enough of it."""
+        size = self._slots * self._stride
         try:
-            os.posix_fallocate(self._handle, 0, self._slots * _stride(self._robot))
+            os.posix_fallocate(self._handle, 0, size)
         except OSError as error:
             _log.warning(
                 "frames travel in messages: %d MB of shared memory for them: %s",
-                self._slots * _stride(self._robot) // 1_000_000,
+                size // 1_000_000,
                 error,
             )
             return False
@@ -137,14 +143,11 @@ class SharedFramesWriter:
             OnsetError: UNAVAILABLE when the memory takes none.
         """
         slot, self._next = self._next, (self._next + 1) % self._slots
-        blocks = [np.ascontiguousarray(frames[c.name]) for c in self._robot.cameras]
-        size = _HEAD.size + sum(block.nbytes for block in blocks)
+        parts = [_HEAD.pack(observation_id + 1)]
+        parts += [np.ascontiguousarray(frames[name]) for name in self._cameras]
+        size = _HEAD.size + self.size
         try:
-            written = os.pwritev(
-                self._handle,
-                [_HEAD.pack(observation_id + 1), *blocks],
-                slot * _stride(self._robot),
-            )
+            written = os.pwritev(self._handle, parts, slot * self._stride)
         except OSError as error:
             raise _no_room(error.strerror or str(error)) from error
         if written != size:
@@ -153,9 +156,7 @@ class SharedFramesWriter:
 
     def forget_name(self) -> None:
         """Takes the file's name away; who has it open keeps it."""
-        if self._named:
-            self._named = False
-            (FOLDER / self.name).unlink(missing_ok=True)
+        (FOLDER / self.name).unlink(missing_ok=True)
 
     def close(self) -> None:
         """Takes the name away and lets go of the file."""

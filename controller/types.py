@@ -97,6 +97,11 @@ class CameraSpec:
                 ErrorCode.BAD_VALUE, f"camera[{self.name}].lags", self.lags, "one or more lags >= 0"
             )
 
+    @property
+    def frames_shape(self) -> tuple[int, int, int, int]:
+        """Of an observation's frames, uint8 RGB: lags, height, width, 3."""
+        return len(self.lags), self.height, self.width, 3
+
 
 @dataclass(frozen=True)
 class RobotSpec:

@@ -49,6 +49,7 @@ ARM = RobotSpec(
     cameras=(CameraSpec("front", 16, 16),),
     period_ns=40 * MS,
 )
+PER_STEP = ARM.period_ns // TICK  # ticks
 
 
 def limits_of(spec: RobotSpec = ARM, rates=SO101) -> MotionLimits:

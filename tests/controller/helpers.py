@@ -45,10 +45,7 @@ DESCRIPTION = Description(
 
 def frames_of(robot: RobotSpec, seed: int = 0) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(seed)
-    return {
-        c.name: rng.integers(0, 256, (len(c.lags), c.height, c.width, 3), dtype=np.uint8)
-        for c in robot.cameras
-    }
+    return {c.name: rng.integers(0, 256, c.frames_shape, dtype=np.uint8) for c in robot.cameras}
 
 
 def observation(robot: RobotSpec = ROBOT, **changes) -> Observation:

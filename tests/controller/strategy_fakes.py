@@ -10,6 +10,10 @@ from controller.types import ActionSlice, Float, Observation
 from tests.controller.helpers import WIDE
 from tests.controller.loop_fakes import FAST, Rig, numbered
 
+STEP = WIDE.period_ns
+LATE = ["last_command", "forecast", "oracle", "onset"]
+GUIDED = ["rtc", "rtc_identity"]
+
 
 class Recorder:
     """A forecaster that notes what it is asked and answers with the number of the question."""

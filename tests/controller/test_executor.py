@@ -12,9 +12,9 @@ from controller.watchdog import LadderConfig, Mode
 from tests.controller.executor_fakes import (
     ARM,
     HOME,
+    PER_STEP,
     SLOW,
     SO101,
-    TICK,
     TINY,
     Arm,
     glide,
@@ -24,7 +24,6 @@ from tests.controller.executor_fakes import (
 from tests.controller.helpers import MS
 
 RUNNING, COASTING, DECELERATING, HOLDING, FAULT = Mode
-PER_STEP = ARM.period_ns // TICK
 
 
 # --- whatever comes ---------------------------------------------------------------------------

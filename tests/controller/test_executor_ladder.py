@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from controller.watchdog import LadderConfig, Mode, Reason
 from tests.controller.executor_fakes import (
     ARM,
+    PER_STEP,
     SLOW,
     SO101,
     TICK,
@@ -25,7 +26,6 @@ from tests.controller.executor_fakes import (
 from tests.controller.helpers import MS
 
 RUNNING, COASTING, DECELERATING, HOLDING, FAULT = Mode
-PER_STEP = ARM.period_ns // TICK
 
 
 @pytest.mark.parametrize(

@@ -9,14 +9,8 @@ from hypothesis import strategies as st
 
 from controller.strategy import STRATEGIES
 from controller.types import Float, Observation
-from tests.controller.helpers import WIDE
 from tests.controller.loop_fakes import FAST, Rig, numbered
-from tests.controller.strategy_fakes import Recorder, executed, rig_of
-
-STEP = WIDE.period_ns
-LATE = ["last_command", "forecast", "oracle", "onset"]
-GUIDED = ["rtc", "rtc_identity"]
-
+from tests.controller.strategy_fakes import GUIDED, LATE, STEP, Recorder, executed, rig_of
 
 # ---- strategies that begin late
 

@@ -14,15 +14,12 @@ from controller.latency import DelayEstimator
 from controller.loop_types import TickCode
 from controller.strategy import STRATEGIES
 from controller.types import Observation
-from tests.controller.helpers import MS, WIDE
+from tests.controller.helpers import MS
 from tests.controller.loop_fakes import CONFIG, FAST, Rig, numbered
-from tests.controller.strategy_fakes import executed, random_chunks, rig_of
+from tests.controller.strategy_fakes import GUIDED, LATE, STEP, executed, random_chunks, rig_of
 
-STEP = WIDE.period_ns
 SYNC = replace(FAST, strategy="sync")
 BLEND = replace(FAST, strategy="blend")
-LATE = ["last_command", "forecast", "oracle", "onset"]
-GUIDED = ["rtc", "rtc_identity"]
 
 
 # ---- sync

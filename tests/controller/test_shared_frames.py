@@ -28,10 +28,6 @@ from tests.controller.helpers import ROBOT
 LARGE = replace(ROBOT, cameras=(CameraSpec("front", 320, 320), CameraSpec("wrist", 64, 48)))
 
 
-def left_over() -> list[str]:
-    return [name for name in os.listdir(shared_frames.FOLDER) if name.startswith("onset_frames-")]
-
-
 def offered(robot: RobotSpec = LARGE, slots: int = 3) -> SharedFramesWriter:
     writer = offer_frames(robot, slots)
     assert writer is not None
@@ -194,15 +190,15 @@ def test_what_is_no_plain_file_is_not_opened(tmp_path):
 
 
 def test_no_name_is_left():
-    writer = offered()
-    assert writer.name in left_over()
-    assert os.stat(shared_frames.FOLDER / writer.name).st_mode & 0o777 == 0o600
+    writer, other = offered(), offered()
+    file, second = (shared_frames.FOLDER / each.name for each in (writer, other))
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert second.exists()
     writer.forget_name()
-    assert writer.name not in left_over()
+    assert not file.exists()
     writer.close()
-    other = offered()
     other.close()
-    assert other.name not in left_over()
+    assert not second.exists()
 
 
 def test_both_ends_let_go_of_the_file():

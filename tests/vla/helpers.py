@@ -43,6 +43,7 @@ from vla.transforms import Normaliser, Tokeniser
 MS = 1_000_000
 PROMPTS = ("hit the red mole", "hit the blue mole")
 HORIZON = 8
+PATIENT = LinkConfig(reply_deadline_s=5.0, open_timeout_s=10.0, min_backoff_s=0.02)
 ROBOT = RobotSpec(
     name="two",
     state=(
@@ -207,8 +208,7 @@ class Gate:
 
 
 def link_to(server, robot: RobotSpec = ROBOT, **changes) -> GrpcLink:
-    config = LinkConfig(reply_deadline_s=5.0, open_timeout_s=10.0, min_backoff_s=0.02)
-    settings = {"robot_id": "arm-1", "prompt": PROMPTS[0], "config": config} | changes
+    settings = {"robot_id": "arm-1", "prompt": PROMPTS[0], "config": PATIENT} | changes
     settings.setdefault("on_event", lambda event: None)
     address = server if isinstance(server, str) else server.address
     return GrpcLink(address, robot, **settings)

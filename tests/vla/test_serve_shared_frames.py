@@ -7,12 +7,12 @@ import signal
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from controller import shared_frames
-from controller.client_session import LinkConfig
 from controller.codec import encode_client
 from controller.errors import OnsetError
 from controller.messages import Open
@@ -20,6 +20,7 @@ from controller.shared_frames import SharedFramesWriter, offer_frames
 from controller.types import Observation
 from onset.v1 import policy_pb2 as pb
 from tests.vla.helpers import (
+    PATIENT,
     PROMPTS,
     ROBOT,
     LocalServer,
@@ -46,12 +47,7 @@ def asked(id: int, seed: int | None = None) -> Observation:
 
 
 def names() -> list[str]:
-    return [name for name in os.listdir(shared_frames.FOLDER) if name.startswith("onset_frames-")]
-
-
-def patient(**changes) -> LinkConfig:
-    settings = {"reply_deadline_s": 5.0, "open_timeout_s": 10.0, "min_backoff_s": 0.02} | changes
-    return LinkConfig(**settings)
+    return os.listdir(shared_frames.FOLDER)
 
 
 def test_two_robots_each_get_the_answer_to_their_own_frames(server, tiny):
@@ -76,7 +72,7 @@ def test_two_robots_each_get_the_answer_to_their_own_frames(server, tiny):
 
 
 def test_every_frame_is_read_before_its_slot_is_needed_again(server):
-    with link_to(server, config=patient(max_awaited=2)) as link:
+    with link_to(server, config=replace(PATIENT, max_awaited=2)) as link:
         for id in range(200):
             link.submit(asked(id, seed=1))
             if id % 7 == 0:
@@ -93,7 +89,7 @@ def test_either_end_may_want_frames_in_messages(tiny, who, monkeypatch):
         monkeypatch.setattr(shared_frames, "WORTH_BYTES", 10**6)
     with (
         LocalServer(tiny, shared_frames=who != "server") as server,
-        link_to(server, config=patient(shared_frames=who != "robot")) as link,
+        link_to(server, config=replace(PATIENT, shared_frames=who != "robot")) as link,
     ):
         assert not link.opened.shared_frames
         link.submit(asked(0))

@@ -261,9 +261,7 @@ def blank_observation(robot: RobotSpec) -> Observation:
         step=0,
         capture_ns=0,
         state=np.zeros(len(robot.state), np.float32),
-        frames={
-            c.name: np.zeros((len(c.lags), c.height, c.width, 3), np.uint8) for c in robot.cameras
-        },
+        frames={c.name: np.zeros(c.frames_shape, np.uint8) for c in robot.cameras},
         committed=np.zeros((0, len(robot.action)), np.float32),
         planned=np.zeros((0, len(robot.action)), np.float32),
         delay=0,
