@@ -55,7 +55,7 @@ class SelectorMeta:
 
 
 class Selector:
-    """The trained selector and ratio predictor.
+    """The trained selector and ratio predictor. Not for several threads at a time.
 
     Attributes:
         meta: What it is for.
@@ -75,11 +75,10 @@ class Selector:
         told[ranks(meta.rows), np.arange(RANKS)] = 1
         mean, most, scores = np.split(t["ratio_enter.weight"].T, (FEATURES, 2 * FEATURES))
         parts = mean / meta.rows, most, told @ scores, t["ratio_enter.bias"][None]
-        self._ratio_enter = np.concatenate(parts).astype(np.float32)
-        self._ratio_leave, self._ratio_bias = (
-            t["ratio_leave.weight"].T.copy(),
-            t["ratio_leave.bias"],
-        )
+        self._ratio_enter = _carrying_one(np.concatenate(parts).astype(np.float32))
+        self._ratio_leave = np.concatenate((t["ratio_leave.weight"].T, t["ratio_leave.bias"][None]))
+        # Sums, greatest values, sorted scores, and a 1 for the bias; made once, as it is cold too.
+        self._pooled = np.ones(len(self._ratio_enter), np.float32)
 
     def bind(self, instruction: Float) -> Float:
         """What place and prompt add to each token. Shape (D,) to (N, hidden)."""
@@ -96,18 +95,15 @@ class Selector:
 
     def choice(self, tokens: Float, scores: Float) -> int:
         """Which of ``row_counts`` to compute."""
-        pooled = np.empty(len(self._ratio_enter), np.float32)
+        pooled = self._pooled
         np.add.reduce(tokens, 0, out=pooled[:FEATURES])
         np.maximum.reduce(tokens, 0, out=pooled[FEATURES : 2 * FEATURES])
         ordered = pooled[2 * FEATURES : -1]
         ordered[:] = scores
         ordered.sort()
-        pooled[-1] = 1
         hidden = pooled @ self._ratio_enter
         np.maximum(hidden, 0, out=hidden)
-        chances = hidden @ self._ratio_leave
-        chances += self._ratio_bias
-        return int(chances.argmax())
+        return int((hidden @ self._ratio_leave).argmax())
 
     def save(self, path: Path) -> None:
         """Writes ``path`` (``.safetensors``) and the JSON beside it."""
@@ -132,6 +128,13 @@ def token_features(changes: Float, ages: NDArray[np.int64], arm: float, grippers
     np.multiply(ages, 1 / AGE, out=found[:, CHANGES], casting="unsafe")
     found[:, CHANGES + 1 :] = arm / (arm + MOTION), grippers / (grippers + MOTION)
     return found
+
+
+def _carrying_one(matrix: Float) -> Float:
+    """A matrix whose product's last number is 1 where the last one of the given vector is."""
+    one = np.zeros((len(matrix), 1), np.float32)
+    one[-1] = 1
+    return np.concatenate((matrix, one), axis=1)
 
 
 def ranks(count: int) -> NDArray[np.int64]:
