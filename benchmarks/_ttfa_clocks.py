@@ -18,7 +18,7 @@ from controller.codec import (
     encode_server,
 )
 from controller.types import ActionSlice, Observation
-from vla.cache.asked import Asked, Whose
+from vla.cache.asked import Asked, Beginning, Whose
 from vla.checkpoint import Checkpoint
 from vla.chunking import Condition
 from vla.engine import Engine
@@ -103,7 +103,7 @@ class Parts:
         self._blank = blank_observation(self._robot)
         prompt = checkpoint.meta.prompts[0]
         inputs = engine.inputs(self._blank, prompt, Condition(0, self._blank.state))
-        self._asked = Asked(self._blank, prompt, inputs.state, inputs.start)
+        self._asked = Asked(self._blank, prompt, Beginning(inputs.state, inputs.start))
         self._model, self._inputs = checkpoint.model, inputs
         shape = checkpoint.model.horizon, checkpoint.model.action_dim
         self._actions = np.zeros(shape, np.float32)

@@ -18,7 +18,7 @@ from torch import Tensor
 from controller.errors import ErrorCode, OnsetError
 from controller.strategy import STRATEGIES, Strategy
 from controller.types import Observation
-from vla.cache.asked import Asked, Whose
+from vla.cache.asked import Asked, Beginning, Whose
 from vla.cache.config import CacheConfig
 from vla.cache.encoder import CachedEncoder
 from vla.cache.prefix import PrefixEncoder
@@ -149,7 +149,7 @@ class Engine:
         if memory is not None:
             observation = memory.amend(observation, strategy.start(observation.delay))
         condition = make_condition(strategy, observation, scales, most)
-        asked = Asked(observation, prompt, *self._beginning(condition))
+        asked = Asked(observation, prompt, self._beginning(condition))
         with torch.inference_mode():
             context, figures = self._encoder.encode(whose, asked)
             if self.device.type == "cuda":
@@ -177,11 +177,10 @@ class Engine:
         if whose is not None:
             self._unsettled = [w for w in self._unsettled if w.session != whose.session] + [whose]
 
-    def _beginning(self, condition: Condition) -> tuple[Tensor, Tensor]:
-        """A chunk's normalised state and its start, as in ``PolicyInput``."""
+    def _beginning(self, condition: Condition) -> Beginning:
         state = self.checkpoint.normaliser.one_state(np.asarray(condition.state, dtype=np.float32))
         start = torch.from_numpy(np.array([condition.start]))
-        return torch.from_numpy(state).to(self.device), start.to(self.device)
+        return Beginning(torch.from_numpy(state).to(self.device), start.to(self.device))
 
     def _ripening(
         self,
@@ -215,7 +214,7 @@ class Engine:
         else:
             condition = at_once(observation)
             with torch.inference_mode():
-                context = self._encoder.begin_elsewhere(*self._beginning(condition))
+                context = self._encoder.begin_elsewhere(self._beginning(condition))
         ripening = self._ripening(condition, context, noise)
         return condition, (replace(ripe, step=ripe.step + 1) for ripe in ripening)
 

@@ -9,7 +9,7 @@ import torch
 
 from controller.types import Observation
 from tests.vla.helpers import PROMPTS, ROBOT, observation
-from vla.cache.asked import Asked, Whose
+from vla.cache.asked import Asked, Beginning, Whose
 from vla.cache.config import CacheConfig, CacheMode
 from vla.cache.encoder import CachedEncoder
 from vla.cache.heads import CacheHeads
@@ -52,7 +52,7 @@ def encode(cached: CachedEncoder, observation, whose=HERE, prompt: str = PROMPTS
     """Context and figures; the context is a copy."""
     inputs = model_inputs(cached, observation, prompt)
     with torch.inference_mode():
-        asked = Asked(observation, prompt, inputs.state, inputs.start)
+        asked = Asked(observation, prompt, Beginning(inputs.state, inputs.start))
         context, figures = cached.encode(whose, asked)
         return tensors(context), figures
 

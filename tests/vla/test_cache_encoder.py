@@ -24,7 +24,7 @@ from tests.vla.cache_helpers import (
     tensors,
 )
 from tests.vla.helpers import PROMPTS
-from vla.cache.asked import Asked, Whose
+from vla.cache.asked import Asked, Beginning, Whose
 from vla.cache.blend import Past, blended_encode
 from vla.cache.config import CacheConfig, CacheMode, DenseReason
 from vla.cache.encoder import CachedEncoder
@@ -46,14 +46,14 @@ def test_with_nothing_reused_it_is_what_the_model_says(tiny) -> None:
 
 @pytest.mark.parametrize("mode", ["off", "learned"])
 def test_a_chunk_may_begin_elsewhere_without_encoding_anew(tiny, mode) -> None:
-    other, start = torch.tensor([[0.3, -0.7, 1.1]]), torch.tensor([0])
+    begins = Beginning(torch.tensor([[0.3, -0.7, 1.1]]), torch.tensor([0]))
     cached, again = encoder(tiny, mode, 0.5), encoder(tiny, mode, 0.5)
     for one in (cached, again):
         encode(one, scene(0))
     encode(cached, scene(1, moved=2))
     with torch.inference_mode():
-        found = tensors(cached.begin_elsewhere(other, start))
-        expected, _ = again.encode(HERE, Asked(scene(1, moved=2), PROMPTS[0], other, start))
+        found = tensors(cached.begin_elsewhere(begins))
+        expected, _ = again.encode(HERE, Asked(scene(1, moved=2), PROMPTS[0], begins))
         assert apart(found, tensors(expected)) < EXACT
 
 

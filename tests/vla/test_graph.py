@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.vla.helpers import HORIZON
+from vla.cache.asked import Beginning
 from vla.cache.prefix import PrefixEncoder
 from vla.graph import Graph
 from vla.models.expert_graph import ExpertGraph
@@ -153,9 +154,10 @@ def test_the_prefix_in_one_call_is_the_prefix_layer_by_layer(tiny, chosen, whole
         ]
         texts = torch.arange(8, 8 + prefix.texts)
         given = (prompt, patches) if whole else (prompt, patches, torch.cat([rows, texts]), old)
-        prefix.encode(once, *given)
-        prefix.encode(layered, *given, cancelled=lambda: False)
-        for name in ("keys_values", "images", "found"):
+        begins = Beginning(torch.randn(1, c.state_dim), torch.randint(0, c.max_start + 1, (1,)))
+        prefix.encode(once, *given, begins=begins)
+        prefix.encode(layered, *given, begins=begins, cancelled=lambda: False)
+        for name in ("keys_values", "images", "found", "summary"):
             assert torch.allclose(getattr(once, name), getattr(layered, name), atol=ROUNDING), name
         others = [n for n in range(8) if n not in set(rows.tolist())]
         assert torch.equal(once.keys_values[:, others], old.keys_values[:, others])

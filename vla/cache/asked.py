@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass
+from typing import NamedTuple
 
-import torch
+from torch import Tensor
 
 from controller.types import Observation
 
@@ -23,6 +24,18 @@ class Whose:
     episode: str
 
 
+class Beginning(NamedTuple):
+    """Where a chunk begins.
+
+    Attributes:
+        state: Normalised state there. Shape (1, S).
+        start: In steps after the images. Shape (1,), int64.
+    """
+
+    state: Tensor
+    start: Tensor
+
+
 @dataclass(frozen=True)
 class Asked:
     """What is to be encoded.
@@ -30,11 +43,9 @@ class Asked:
     Attributes:
         observation: What the robot sees.
         prompt: The instruction.
-        state: Normalised state at the chunk's beginning. Shape (1, S).
-        start: The chunk's beginning, in steps after the images. Shape (1,), int64.
+        begins: The chunk.
     """
 
     observation: Observation
     prompt: str
-    state: torch.Tensor
-    start: torch.Tensor
+    begins: Beginning

@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from controller.types import CacheFigures, Observation
-from vla.cache.asked import Asked, Whose
+from controller.types import CacheFigures
+from vla.cache.asked import Asked, Beginning, Whose
 from vla.cache.blend import Past, measured_effect
 from vla.cache.choice import Array, Choice, Chooser, Subject
 from vla.cache.config import CacheConfig, CacheMode, DenseReason
@@ -97,18 +97,14 @@ class CachedEncoder:
             return self._uncached(self._buffer(whose), patches, asked, reason)
         return self._cached(whose, asked, patches)
 
-    def begin_elsewhere(self, state: torch.Tensor, start: torch.Tensor) -> Context:
-        """The last encoding again, for a chunk that begins elsewhere.
+    def begin_elsewhere(self, begins: Beginning) -> Context:
+        """The last encoding again, for a chunk that begins elsewhere."""
+        self.prefix.begin(self._latest, begins)
+        return self.prefix.context(self._latest)
 
-        Args:
-            state: Normalised state at its beginning. Shape (1, S).
-            start: Its beginning, in steps after the images. Shape (1,), int64.
-        """
-        return self._read(self._latest, state, start)
-
-    def _read(self, slot: Slot, state: torch.Tensor, start: torch.Tensor) -> Context:
+    def _read(self, slot: Slot) -> Context:
         self._latest = slot
-        return self.prefix.context(slot, state, start)
+        return self.prefix.context(slot)
 
     def _cached(
         self, whose: Whose, asked: Asked, patches: list[Bytes]
@@ -128,13 +124,13 @@ class CachedEncoder:
             reason = choice.reason
             if reason is None:
                 try:
-                    self._update(cache, patches, choice, observation)
+                    self._update(cache, patches, choice, asked)
                 except (RuntimeError, ValueError, IndexError) as error:
                     _log.error("observation %d: cache update: %s", observation.id, error)
                     reason = DenseReason.ERROR
         if cache is None or reason is not None:
             cache = self._renew(whose, identity, asked, patches)
-        context = self._read(cache.slot, asked.state, asked.start)
+        context = self._read(cache.slot)
         rows, computed = self.prefix.rows, len(self.chosen)
         figures = CacheFigures(rows, computed, int(cache.ages.max()), reason or "", cache.base)
         return context, figures
@@ -142,9 +138,9 @@ class CachedEncoder:
     def _uncached(
         self, slot: Slot, patches: list[Bytes], asked: Asked, reason: DenseReason
     ) -> tuple[Context, CacheFigures]:
-        self.prefix.encode(slot, self._prompt(asked.prompt), self._tensors(patches))
-        self.chosen = self._all
-        context = self._read(slot, asked.state, asked.start)
+        prompt, tensors = self._prompt(asked.prompt), self._tensors(patches)
+        self.prefix.encode(slot, prompt, tensors, begins=asked.begins)
+        self.chosen, context = self._all, self._read(slot)
         return context, CacheFigures(self.prefix.rows, self.prefix.rows, 0, reason)
 
     def _buffer(self, whose: Whose | None) -> Slot:
@@ -162,9 +158,9 @@ class CachedEncoder:
         with torch.inference_mode(False), torch.no_grad():
             plain = PolicyInput(
                 {n: frames_to_tensor(frames) for n, frames in asked.observation.frames.items()},
-                asked.state.clone(),
+                asked.begins.state.clone(),
                 self._checkpoint.tokeniser.encode(asked.prompt)[None],
-                asked.start.clone(),
+                asked.begins.start.clone(),
             )
             kept = tuple(kv.clone() for kv in slot.context)
             past = Past(kept, self.prefix.seen(slot)[None])
@@ -172,17 +168,18 @@ class CachedEncoder:
             return measured_effect(model, plain, past, generator)[0].numpy()
 
     def _update(
-        self, cache: SessionCache, patches: list[Bytes], choice: Choice, observation: Observation
+        self, cache: SessionCache, patches: list[Bytes], choice: Choice, asked: Asked
     ) -> None:
         """Computes some rows in the shadow, and exchanges."""
-        chosen, ages = choice.rows, choice.ages
+        chosen, ages, observation = choice.rows, choice.ages, asked.observation
         local, begin = [], 0
         for number, end in enumerate((*chosen.searchsorted(self._ends).tolist(), len(chosen))):
             local.append(chosen[begin:end] - number * self.prefix.patches)
             begin = end
         fresh = [p.take(rows, 0) for p, rows in zip(patches, local, strict=True)]
         active = torch.from_numpy(np.concatenate((chosen, self._texts))).to(self.prefix.device)
-        self.prefix.encode(self._shadow, cache.prompt, self._tensors(fresh), active, cache.slot)
+        tensors, prompt = self._tensors(fresh), cache.prompt
+        self.prefix.encode(self._shadow, prompt, tensors, active, cache.slot, asked.begins)
         cache.valid = False
         cache.slot, self._shadow = self._shadow, cache.slot
         for kept, new, rows in zip(cache.reference, fresh, local, strict=True):
@@ -199,7 +196,7 @@ class CachedEncoder:
         """Computes everything, and keeps it."""
         observation = asked.observation
         prompt = self._prompt(asked.prompt)
-        self.prefix.encode(self._shadow, prompt, self._tensors(patches))
+        self.prefix.encode(self._shadow, prompt, self._tensors(patches), begins=asked.begins)
         slot, old = self._shadow, self.store.get(whose.session)
         self._shadow = self.prefix.slot() if old is None else old.slot
         state = observation.state

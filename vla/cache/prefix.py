@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from vla.cache.asked import Beginning
 from vla.cache.prefix_graph import describe_prefix, describe_summary
-from vla.cache.prefix_layers import Camera, LastLayer, Layer, Readout, normalised, product
+from vla.cache.prefix_layers import Camera, LastLayer, Layer, Readout, Summary, normalised
 from vla.graph import Compiled
 from vla.models.layers import Block
 from vla.models.small import PatchEmbedding, SmallVLA
@@ -55,6 +55,7 @@ class Slot:
         images: Image rows, normalised, then each patch's place in its picture, 0..1.
             Shape (N, D + 2).
         found: What the readout found, as the summary takes it up. Shape (1, 2 D).
+        summary: Of it and of where the chunk begins. Shape (1, D).
         layers: Views of ``keys_values``. Each of shape (N + T, 2 D).
         context: Views of it, as in ``Context``. Each of shape (1, N + T, 2 D).
         keys: Views of it. Each of shape (1, heads, N + T, D / heads).
@@ -66,7 +67,7 @@ class Slot:
     def __init__(self, keys_values: Tensor, images: Tensor, cameras: int, heads: int) -> None:
         self.keys_values, self.images = keys_values, images
         width = keys_values.shape[2] // 2
-        self.found = keys_values.new_empty(1, 2 * width)
+        self.found, self.summary = (keys_values.new_empty(1, n * width) for n in (2, 1))
         self.layers = tuple(keys_values)
         self.context = tuple(kv[None] for kv in self.layers)
         # Per layer (2, heads, N + T, D / heads).
@@ -81,11 +82,12 @@ class Slot:
         self.keys_values.copy_(other.keys_values)
         self.images.copy_(other.images)
         self.found.copy_(other.found)
+        self.summary.copy_(other.summary)
 
     @property
     def nbytes(self) -> int:
         """Size [bytes]."""
-        tensors = (self.keys_values, self.images, self.found)
+        tensors = (self.keys_values, self.images, self.found, self.summary)
         return sum(t.numel() * t.element_size() for t in tensors)
 
 
@@ -109,15 +111,11 @@ class PrefixEncoder:
             ]
             *inner, last = cast(list[Block], list(model.prefix))
             self._layers, self._last = [Layer(block) for block in inner], LastLayer(last)
-            enter, _, leave = model.state_in
-            bias, matrix = product(enter)
-            self._state = matrix[: c.state_dim]
-            self._readout = Readout(model.readout, len(c.cameras), matrix[c.state_dim :], bias)
-            self._leave_bias, self._leave = product(leave)
-            self._start: Tensor | None = None
-            if c.max_start:
-                scale, shift = model.start.weight.detach().chunk(2, dim=-1)
-                self._start = torch.cat([1 + scale, shift], dim=-1)
+            self._summary = Summary(model)
+            taken = self._summary.enter, self._summary.enter_bias
+            self._readout = Readout(model.readout, len(c.cameras), *taken)
+            state = torch.zeros(1, c.state_dim, device=self.device)
+            self._anywhere = Beginning(state, torch.zeros_like(state[0, :1], dtype=torch.int64))
         self._compiled: _Compiled | None = None
         if self.device.type == "cpu":
             self._compiled = self._compile(torch.get_num_threads())
@@ -152,6 +150,7 @@ class PrefixEncoder:
         patches: Sequence[Tensor],
         active: Tensor | None = None,
         old: Slot | None = None,
+        begins: Beginning | None = None,
         cancelled: Callable[[], bool] | None = None,
     ) -> None:
         """Computes rows into a slot.
@@ -163,14 +162,17 @@ class PrefixEncoder:
             active: Which rows of the slot they are, then the instruction's. All when None.
                 Shape (M + T,), int64.
             old: Another slot, which has the rows that are not active.
+            begins: Where the chunk to come does; anywhere when None, until ``begin`` says it.
             cancelled: Asked before each layer.
 
         Raises:
             Cancelled: By the caller; the slot is half written.
         """
+        begins = begins or self._anywhere
         if self._compiled is not None and cancelled is None:
             graph = self._compiled.whole if active is None else self._compiled.some
-            graph.run(*_bound(slot, prompt, patches, active, old))
+            given, found = _bound(slot, prompt, patches, active, old)
+            graph.run(given | self._beginning(begins), found | {"summary": slot.summary})
             return
         if old is not None:
             slot.copy_from(old)
@@ -192,39 +194,34 @@ class PrefixEncoder:
         self._last.write(rows, slot.layers[-1], active)
         chosen = None if active is None else active[:end]
         slot.found.copy_(self._readout.read(rows, slot.rows, slot.read, chosen))
+        slot.summary.copy_(self._summary.of(slot.found, *begins))
 
     def _compile(self, threads: int) -> _Compiled:
         """Now, and not while a robot waits."""
         blocks = cast(list[Block], list(self._model.prefix))[:-1]
+        parts = self._cameras, blocks, self._last, self._readout, self._summary
         whole, some = (
-            describe_prefix(self.config, self._cameras, blocks, self._last, self._readout, all_rows)
-            for all_rows in (True, False)
+            describe_prefix(self.config, *parts, whole=all_rows) for all_rows in (True, False)
         )
-        summary = describe_summary(
-            self.config, self._state, self._start, self._leave, self._leave_bias
-        )
+        summary = describe_summary(self.config, self._summary)
         return _Compiled(*(graph.compile(threads) for graph in (whole, some, summary)))
 
-    def context(self, slot: Slot, state: Tensor, start: Tensor) -> Context:
-        """What the expert reads: views into the slot, good until it is written again.
-
-        Args:
-            slot: Wholly computed.
-            state: As in ``PolicyInput``. Shape (1, S).
-            start: As in ``PolicyInput``. Shape (1,).
-        """
+    def begin(self, slot: Slot, begins: Beginning) -> None:
+        """Has a slot that is wholly computed told of another beginning."""
         if self._compiled is not None:
-            summary = slot.found.new_empty(1, self.config.width)
-            given = {"found": slot.found, "state": state}
-            given |= {} if self._start is None else {"start": start}
-            self._compiled.summary.run(given, {"summary": summary})
+            given = {"found": slot.found} | self._beginning(begins)
+            self._compiled.summary.run(given, {"summary": slot.summary})
         else:
-            hidden = torch.addmm(slot.found, state, self._state)
-            if self._start is not None:
-                scale, shift = self._start.index_select(0, start).chunk(2, dim=-1)
-                hidden = torch.addcmul(shift, hidden, scale)
-            summary = torch.addmm(self._leave_bias, F.gelu(hidden), self._leave)
-        return Context(slot.context, summary, self.rows)
+            slot.summary.copy_(self._summary.of(slot.found, *begins))
+
+    def _beginning(self, begins: Beginning) -> dict[str, Tensor]:
+        """Inputs of a graph."""
+        given = {"state": begins.state}
+        return given | {"start": begins.start} if self._summary.starts else given
+
+    def context(self, slot: Slot) -> Context:
+        """What the expert reads: views into the slot, good until it is written or begun again."""
+        return Context(slot.context, slot.summary, self.rows)
 
     def seen(self, slot: Slot) -> Tensor:
         """A slot's image rows as the model's own readout sees them. Shape (N, D)."""

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
 
-from vla.cache.prefix_layers import EPSILON, Camera, LastLayer, Readout
+from vla.cache.prefix_layers import EPSILON, Camera, LastLayer, Readout, Summary
 from vla.graph import Graph
 from vla.models.graph_blocks import attend
 from vla.models.layers import Block
@@ -20,6 +19,7 @@ def describe_prefix(
     blocks: Sequence[Block],
     last: LastLayer,
     readout: Readout,
+    summary: Summary,
     whole: bool,
 ) -> Graph:
     """The graph of ``PrefixEncoder.encode``.
@@ -30,13 +30,14 @@ def describe_prefix(
         blocks: All layers but the last.
         last: The last one.
         readout: What reads image rows.
+        summary: What takes up what it found.
         whole: Whether all rows are computed; only then are there no older ones to go in.
 
     Returns:
         Inputs ``prompt`` (N + T, D), per camera ``pixels_<n>`` (m, K), ``scale_<n>`` and
-        ``shift_<n>`` (2 D,), and unless it is whole ``active`` (M + T,), per layer ``old_<n>``
-        (N + T, 2 D), and ``old_images`` (N, D + 2); outputs ``rows_<n>``, ``images`` and ``found``,
-        as ``Slot`` has them.
+        ``shift_<n>`` (2 D,), ``state`` (1, S), with starts ``start`` (1,), and unless it is whole
+        ``active`` (M + T,), per layer ``old_<n>`` (N + T, 2 D), and ``old_images`` (N, D + 2);
+        outputs ``rows_<n>``, ``images``, ``found`` and ``summary``, as ``Slot`` has them.
     """
     graph, width = Graph(), config.width
     rows = config.grid**2 * len(config.cameras)
@@ -81,35 +82,19 @@ def describe_prefix(
         )
     graph.output("images", images, (rows, width + 2))
     queries = graph.slice(x, -config.readouts)
-    graph.output("found", readout.describe(graph, images, queries), (1, 2 * width))
+    found = readout.describe(graph, images, queries)
+    graph.output("found", found, (1, 2 * width))
+    summary.describe(graph, found)
     return graph
 
 
-def describe_summary(
-    config: SmallVLAConfig, enter: Tensor, starts: Tensor | None, leave: Tensor, bias: Tensor
-) -> Graph:
-    """The graph of ``PrefixEncoder.context``.
-
-    Args:
-        config: The model's.
-        enter: What takes a state up. Shape (S, 2 D).
-        starts: Scale and shift of each start, where a chunk may begin after its images.
-            Shape (max_start + 1, 4 D).
-        leave: What takes both down. Shape (2 D, D).
-        bias: Shape (D,).
+def describe_summary(config: SmallVLAConfig, summary: Summary) -> Graph:
+    """The graph of ``PrefixEncoder.begin``.
 
     Returns:
         Inputs ``found`` (1, 2 D), ``state`` (1, S), and with starts ``start`` (1,); output
         ``summary`` (1, D).
     """
-    graph, width = Graph(), config.width
-    found, state = graph.input("found", (1, 2 * width)), graph.input("state", (1, config.state_dim))
-    hidden = graph.node("Gemm", state, graph.constant(enter), found)
-    if starts is not None:
-        start = graph.input("start", (1,), torch.int64)
-        both = graph.node("Gather", graph.constant(starts), start, axis=0)
-        scale, shift = graph.nodes("Split", 2, both, axis=1, num_outputs=2)
-        hidden = graph.node("Add", graph.node("Mul", hidden, scale), shift)
-    summary = graph.linear(graph.node("Gelu", hidden), leave, bias)
-    graph.output("summary", summary, (1, width))
+    graph = Graph()
+    summary.describe(graph, graph.input("found", (1, 2 * config.width)))
     return graph

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from vla.graph import FLOAT, Graph
 from vla.models.layers import Block
-from vla.models.small import PatchEmbedding, ReadoutHead
+from vla.models.small import PatchEmbedding, ReadoutHead, SmallVLA
 
 EPSILON = 1e-5  # of every normalisation in the model
 
@@ -215,6 +215,58 @@ class Readout:
         evidence = graph.node("Unsqueeze", evidence, graph.constant([1]))
         hidden = graph.node("Gelu", _each(graph, evidence, self._evidence, self._evidence_bias))
         return graph.linear(graph.reshape(hidden, 1, -1), self._found, self._found_bias)
+
+
+class Summary:
+    """What the expert is told in one row: what was found, and where the chunk begins.
+
+    Attributes:
+        enter: The matrix that takes the readouts up. Shape (R D, 2 D).
+        enter_bias: Its bias. Shape (2 D,).
+    """
+
+    def __init__(self, model: SmallVLA) -> None:
+        c = model.config
+        self._states, self._width = c.state_dim, c.width
+        enter, _, leave = model.state_in
+        self.enter_bias, matrix = product(enter)
+        self._state, self.enter = matrix[: c.state_dim], matrix[c.state_dim :]
+        self._leave_bias, self._leave = product(leave)
+        self._start: Tensor | None = None
+        if c.max_start:
+            scale, shift = model.start.weight.detach().chunk(2, dim=-1)
+            self._start = torch.cat([1 + scale, shift], dim=-1)
+
+    @property
+    def starts(self) -> bool:
+        """Whether it asks when the chunk begins."""
+        return self._start is not None
+
+    def of(self, found: Tensor, state: Tensor, start: Tensor) -> Tensor:
+        """The row. Shape (1, D).
+
+        Args:
+            found: By the readout, as the first matrix takes it up. Shape (1, 2 D).
+            state: As in ``PolicyInput``. Shape (1, S).
+            start: As in ``PolicyInput``. Shape (1,).
+        """
+        hidden = torch.addmm(found, state, self._state)
+        if self._start is not None:
+            scale, shift = self._start.index_select(0, start).chunk(2, dim=-1)
+            hidden = torch.addcmul(shift, hidden, scale)
+        return torch.addmm(self._leave_bias, F.gelu(hidden), self._leave)
+
+    def describe(self, graph: Graph, found: str) -> None:
+        """Output ``summary``, with inputs ``state`` and, where it asks for it, ``start``."""
+        state = graph.input("state", (1, self._states))
+        hidden = graph.node("Gemm", state, graph.constant(self._state), found)
+        if self._start is not None:
+            start = graph.input("start", (1,), torch.int64)
+            both = graph.node("Gather", graph.constant(self._start), start, axis=0)
+            scale, shift = graph.nodes("Split", 2, both, axis=1, num_outputs=2)
+            hidden = graph.node("Add", graph.node("Mul", hidden, scale), shift)
+        row = graph.linear(graph.node("Gelu", hidden), self._leave, self._leave_bias)
+        graph.output("summary", row, (1, self._width))
 
 
 def product(linear: nn.Module) -> tuple[Tensor, Tensor]:
