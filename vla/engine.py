@@ -85,6 +85,9 @@ class Engine:
         self._encoder = CachedEncoder(checkpoint, cache or CacheConfig(), selector, seed, prefix)
         self._unsettled: list[Whose] = []
         self._seed, self._executed = seed, executed
+        self._generator = torch.Generator()
+        starts = range(meta.max_delay + 1)
+        self._starts = [torch.tensor([start], device=self.device) for start in starts]
         self._name = schedule
         self._steps = meta.expert_steps if expert_steps is None else expert_steps
         self._samplers: dict[tuple[int, int], Sampler] = {}
@@ -155,7 +158,7 @@ class Engine:
             if self.device.type == "cuda":
                 torch.cuda.synchronize(self.device)  # so that its time is its own
         encoded = time.perf_counter_ns()
-        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + observation.id)
+        generator = self._generator.manual_seed(self._seed * 1_000_003 + observation.id)
         shape = (1, self._model.horizon, self._model.action_dim)
         noise = torch.randn(shape, generator=generator).to(self.device)
         if strategy.catch_up and can_catch_up(observation, self._model.horizon):
@@ -179,8 +182,7 @@ class Engine:
 
     def _beginning(self, condition: Condition) -> Beginning:
         state = self.checkpoint.normaliser.one_state(np.asarray(condition.state, dtype=np.float32))
-        start = torch.from_numpy(np.array([condition.start]))
-        return Beginning(torch.from_numpy(state).to(self.device), start.to(self.device))
+        return Beginning(torch.from_numpy(state).to(self.device), self._starts[condition.start])
 
     def _ripening(
         self,

@@ -90,13 +90,15 @@ def finish(
     start_step = observation.step + condition.start
     first = condition.prefix_length + condition.unused
     for ripe in ripening:
-        used = ripe.indices >= first
-        if not used.any():
-            continue
-        actions = actions_of(ripe)[used]
+        actions, indices = actions_of(ripe), ripe.indices
+        if first:
+            used = indices >= first
+            if not used.any():
+                continue
+            actions, indices = actions[used], indices[used]
         if not np.isfinite(actions).all():
             raise NonFinite
-        steps = start_step + ripe.indices[used]
+        steps = start_step + indices
         if memory is not None:
             memory.note(observation.id, steps, actions)
         yield Finished(

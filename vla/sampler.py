@@ -110,7 +110,7 @@ class Sampler:
         if guide is not None:
             self._check(guide, noise)
             context = for_autograd(context)
-        x, number = noise.clone(), 0
+        x, number = noise if committed is None else noise.clone(), 0
         while number < len(self._steps):
             # Not around the loop: a mode must not outlive a yield, which hands control back.
             with torch.inference_mode():

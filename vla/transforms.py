@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -99,8 +101,8 @@ class Normaliser:
 
     def one_state(self, state: NDArray[np.float32]) -> NDArray[np.float32]:
         """Normalises one state, in numpy as ``actions``. Shape (S,) to (1, S)."""
-        normalised = (state - self.state_mean.numpy()) / self.state_std.numpy()
-        return normalised.astype(np.float32, copy=False)[None]
+        mean, std, *_ = self._host
+        return ((state - mean) / std)[None]
 
     def chunk(self, chunk: Tensor, state: Tensor) -> Tensor:
         """Absolute actions of the first n indices (B, n, A), with measured states (B, S)."""
@@ -121,9 +123,14 @@ class Normaliser:
             state: Measured state. Shape (S,).
             indices: Their indices within the chunk. Shape (n,).
         """
-        mean, std = self.chunk_mean.numpy(), self.chunk_std.numpy()
-        offset = state[: values.shape[1]] * self.relative.numpy()
+        _, _, mean, std, relative = self._host
+        offset = state[: values.shape[1]] * relative
         return values * std[indices] + mean[indices] + offset
+
+    @cached_property
+    def _host(self) -> tuple[Any, ...]:
+        """The attributes in numpy, in their order."""
+        return tuple(getattr(self, field.name).numpy() for field in fields(self))
 
     def _offset(self, state: Tensor) -> Tensor:
         return (state[:, : self.chunk_mean.shape[1]] * self.relative)[:, None]
