@@ -43,7 +43,7 @@ class Asked:
     Attributes:
         observation: What the robot sees.
         prompt: The instruction.
-        begins: The chunk.
+        begins: Where the chunk does.
     """
 
     observation: Observation
