@@ -6,7 +6,9 @@ from concurrent.futures import Future
 import pytest
 import torch
 
+import vla.serve.runner as serve_runner
 from controller.errors import OnsetError
+from controller.types import ActionSlice
 from tests.vla.helpers import PROMPTS, LocalServer, Wire, observation, until
 from vla.engine import Engine
 from vla.serve.metrics import Metrics
@@ -67,6 +69,37 @@ def test_it_stops_after_the_request_that_it_is_at(tiny):
     go.set()
     assert runner.join(5)
     assert {reply.request.observation.id for reply in replies} == {1}
+
+
+@pytest.mark.parametrize("taken", [True, False])
+def test_the_model_lets_its_first_actions_go_but_does_not_wait_for_ever(tiny, monkeypatch, taken):
+    """Where nobody takes them, it goes on after its patience."""
+    monkeypatch.setattr(serve_runner, "HAND_OVER_S", 10.0 if taken else 0.05)
+    handed, went_on, replies = threading.Event(), [], []
+
+    class Watched:
+        def stream(self, asked, prompt, strategy, memory=None):
+            for piece in Engine(tiny, schedule="has").stream(asked, prompt, strategy, memory):
+                yield piece
+                went_on.append((len(replies), handed.is_set()))
+
+    def post(reply):
+        if isinstance(reply.message, ActionSlice):  # and no word of its being late
+            replies.append(reply)
+        if reply.handed is not None and taken:
+            threading.Timer(0.05, lambda: (handed.set(), reply.handed.put(None))).start()
+
+    warm_up = blank_observation(tiny.meta.robot), PROMPTS[0]
+    runner = Runner(Watched, warm_up, post, lambda: None)
+    runner.start().result(timeout=10)
+    went_on.clear()
+    runner.submit(request(1, 1))
+    until(lambda: replies and replies[-1].message.final)
+    runner.stop()
+    assert runner.join(5)
+    assert len(replies) > 1
+    assert went_on[0] == (1, taken)
+    assert [reply.handed is not None for reply in replies] == [True] + [False] * (len(replies) - 1)
 
 
 def test_a_dropped_request_is_never_begun(tiny):

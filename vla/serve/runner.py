@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -24,6 +25,10 @@ from vla.finished import Finished
 from vla.serve.scheduler import Request, Scheduler
 
 _log = logging.getLogger(__name__)
+
+# How long the model waits for its first actions to be on their way. They are after a few tenths of
+# this; in a busy event loop they are not, and the model's time is worth more.
+HAND_OVER_S = 0.001
 
 
 class Inference(Protocol):
@@ -72,10 +77,12 @@ class Reply:
     Attributes:
         request: What is answered.
         message: A slice, a notice or an error.
+        handed: Is put something in once it has been passed on; None where nobody waits for it.
     """
 
     request: Request
     message: ActionSlice | Notice | OnsetError
+    handed: queue.SimpleQueue[None] | None = None
 
 
 class Runner:
@@ -211,10 +218,16 @@ class Runner:
         try:
             if isinstance(engine, Caching):
                 engine = engine.using(Whose(request.session, request.episode))
+            first = True
             for finished in engine.stream(
                 observation, request.prompt, request.strategy, request.memory
             ):
-                self._post(Reply(request, _slice(request, finished, began_ns)))
+                piece = _slice(request, finished, began_ns)
+                if first and not finished.final:
+                    self._hand_over(request, piece)
+                else:
+                    self._post(Reply(request, piece))
+                first = False
         except OnsetError as error:
             error.fatal, error.observation_id = False, observation.id
             self._fail(request, error)
@@ -229,6 +242,13 @@ class Runner:
                     observation_id=observation.id,
                 ),
             )
+
+    def _hand_over(self, request: Request, piece: ActionSlice) -> None:
+        """Posts the first actions, and lets them go before it takes interpreter and core again."""
+        handed: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._post(Reply(request, piece, handed))
+        with suppress(queue.Empty):
+            handed.get(timeout=HAND_OVER_S)
 
     def _fail(self, request: Request, error: OnsetError) -> None:
         _log.error("observation %d: %s", request.observation.id, error)

@@ -150,6 +150,8 @@ class PolicyServer:
         stream = self._shared.streams.get(reply.request.session)
         if stream is not None:
             stream.deliver(reply)
+        if reply.handed is not None:
+            reply.handed.put(None)
 
     def _model_ended(self) -> None:
         if self._stopping:
