@@ -86,7 +86,7 @@ class Engine:
         self._unsettled: list[Whose] = []
         self._seed, self._executed = seed, executed
         self._generator = torch.Generator()
-        starts = range(meta.max_delay + 1)
+        starts = range(meta.max_delay + 1)  # made once: a robot waits for each call of torch
         self._starts = [torch.tensor([start], device=self.device) for start in starts]
         self._name = schedule
         self._steps = meta.expert_steps if expert_steps is None else expert_steps

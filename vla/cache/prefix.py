@@ -114,8 +114,10 @@ class PrefixEncoder:
             self._summary = Summary(model)
             taken = self._summary.enter, self._summary.enter_bias
             self._readout = Readout(model.readout, len(c.cameras), *taken)
-            state = torch.zeros(1, c.state_dim, device=self.device)
-            self._anywhere = Beginning(state, torch.zeros_like(state[0, :1], dtype=torch.int64))
+            self._anywhere = Beginning(
+                torch.zeros(1, c.state_dim, device=self.device),
+                torch.zeros(1, dtype=torch.int64, device=self.device),
+            )
         self._compiled: _Compiled | None = None
         if self.device.type == "cpu":
             self._compiled = self._compile(torch.get_num_threads())
@@ -172,7 +174,7 @@ class PrefixEncoder:
         if self._compiled is not None and cancelled is None:
             graph = self._compiled.whole if active is None else self._compiled.some
             given, found = _bound(slot, prompt, patches, active, old)
-            graph.run(given | self._beginning(begins), found | {"summary": slot.summary})
+            graph.run(given | self._beginning(begins), found)
             return
         if old is not None:
             slot.copy_from(old)
@@ -245,7 +247,7 @@ def _bound(
     active: Tensor | None,
     old: Slot | None,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Inputs and outputs of a graph of the prefix; arguments as in ``encode``."""
+    """Inputs, but for the beginning, and outputs of a graph; arguments as in ``encode``."""
     given = {"prompt": prompt.rows}
     for number, pixels in enumerate(patches):
         given[f"pixels_{number}"] = pixels
@@ -255,4 +257,5 @@ def _bound(
         given |= {"active": active, "old_images": old.images}
         given |= {f"old_{number}": rows for number, rows in enumerate(old.layers)}
     found = {f"rows_{number}": rows for number, rows in enumerate(slot.layers)}
-    return given, found | {"images": slot.images, "found": slot.found}
+    found |= {"images": slot.images, "found": slot.found, "summary": slot.summary}
+    return given, found
