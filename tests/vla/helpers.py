@@ -14,6 +14,7 @@ import grpc
 import numpy as np
 import pytest
 import torch
+from hypothesis import strategies as st
 
 from controller.client import GrpcLink
 from controller.client_session import LinkConfig
@@ -36,6 +37,7 @@ from vla.chunking import ChunkMemory, Condition
 from vla.engine import Engine
 from vla.models.small import SmallVLA, SmallVLAConfig
 from vla.policy import PolicyInput
+from vla.schedule import horizon_aware
 from vla.serve.config import ServeConfig
 from vla.serve.server import PolicyServer
 from vla.transforms import Normaliser, Tokeniser
@@ -43,6 +45,10 @@ from vla.transforms import Normaliser, Tokeniser
 MS = 1_000_000
 PROMPTS = ("hit the red mole", "hit the blue mole")
 HORIZON = 8
+# Horizon-aware schedules of any horizon, delay, steps and exponent.
+TABLES = st.tuples(
+    st.integers(1, 60), st.floats(0, 0.99), st.integers(1, 20), st.floats(0.1, 3.0)
+).map(lambda t: horizon_aware(t[0], int(t[1] * t[0]), t[2], t[3]))
 PATIENT = LinkConfig(reply_deadline_s=5.0, open_timeout_s=10.0, min_backoff_s=0.02)
 ROBOT = RobotSpec(
     name="two",
