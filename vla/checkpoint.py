@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -33,6 +34,8 @@ class PolicyMeta:
         expert_steps: Expert steps it was tuned for.
         max_delay: Greatest delay that it was trained for, as a prefix to continue or as a later
             beginning [steps]; 0 for none.
+        pace: Greatest speed of a joint in a chunk that catches up with a delay [rad/s]; None for
+            as fast as the robot's limits allow. See ``vla.catch_up``.
     """
 
     name: str
@@ -41,6 +44,11 @@ class PolicyMeta:
     robot: RobotSpec
     expert_steps: int = 10
     max_delay: int = 0
+    pace: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.pace is not None and not (self.pace > 0 and math.isfinite(self.pace)):
+            raise OnsetError(ErrorCode.BAD_VALUE, "pace", self.pace, "a positive speed [rad/s]")
 
     @property
     def schedules(self) -> tuple[str, ...]:

@@ -23,7 +23,7 @@ from vla.cache.config import CacheConfig
 from vla.cache.encoder import CachedEncoder
 from vla.cache.prefix import PrefixEncoder
 from vla.cache.selector import Selector
-from vla.catch_up import at_once, can_catch_up, turns
+from vla.catch_up import Paced, at_once, brought_to, can_catch_up, turns
 from vla.checkpoint import Checkpoint
 from vla.chunking import ChunkMemory, Condition, make_condition
 from vla.finished import Encoding, Finished, NonFinite, finish
@@ -166,9 +166,17 @@ class Engine:
         else:
             ripening = self._ripening(condition, context, noise)
         state = np.asarray(condition.state, dtype=np.float32)
+        meta = self.checkpoint.meta
+        paced = None
+        if strategy.catch_up and condition.unused and meta.pace is not None:
+            paced = Paced(brought_to(observation), meta.robot, meta.pace)
 
         def actions(ripe: Ripe) -> NDArray[np.float32]:
-            return scales.actions(ripe.values[0].cpu().numpy(), state, ripe.indices)
+            rows = scales.actions(ripe.values[0].cpu().numpy(), state, ripe.indices)
+            if paced is not None:
+                used = ripe.indices >= condition.unused
+                rows[used] = paced.follow(rows[used])
+            return rows
 
         encoding = Encoding(began, encoded, context.image_rows, figures)
         try:

@@ -16,9 +16,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from controller.strategy import STRATEGIES
-from tests.vla.helpers import HORIZON, PROMPTS, LocalServer, chunk_of, link_to, tiny_normaliser
+from tests.vla.helpers import (
+    HORIZON,
+    MS,
+    PROMPTS,
+    ROBOT,
+    LocalServer,
+    chunk_of,
+    link_to,
+    tiny_normaliser,
+)
 from tests.vla.helpers import observation as base
-from vla.catch_up import ELSEWHERE, STILL, at_once, can_catch_up, turns
+from vla.catch_up import ELSEWHERE, STILL, Paced, at_once, can_catch_up, turns
 from vla.chunking import ChunkMemory
 from vla.engine import Engine
 from vla.schedule import AVERAGE, SCHEDULES
@@ -202,3 +211,67 @@ def test_at_once_is_the_measured_state():
     made = at_once(asked)
     assert (made.start, made.prefix, made.unused) == (0, None, D)
     np.testing.assert_array_equal(made.state, asked.state)
+
+
+# The pace
+
+
+def with_pace(checkpoint, pace: float | None):
+    return replace(checkpoint, meta=replace(checkpoint.meta, pace=pace))
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_a_joint_catches_up_no_faster_than_the_pace_and_the_gripper_as_before(moving, schedule):
+    asked, pace = like(moving, seen(), -1.0), 1.0  # 0.04 rad a step
+    free = whole(Engine(moving, schedule=schedule), asked)
+    paced = whole(Engine(with_pace(moving, pace), schedule=schedule), asked)
+    np.testing.assert_array_equal(paced[0], free[0])
+    np.testing.assert_array_equal(paced[1][:, 1], free[1][:, 1])
+    at, expected = HERE[0], []
+    for aim in free[1][:, 0]:
+        at += np.clip(aim - at, -pace * 0.04, pace * 0.04)
+        expected.append(at)
+    np.testing.assert_allclose(paced[1][:, 0], expected, atol=1e-5)
+    assert np.abs(paced[1][:, 0] - free[1][:, 0]).max() > 0.01
+
+
+@pytest.mark.parametrize("strategy", ["naive", "forecast", "onset"])
+def test_only_what_catches_up_is_paced(moving, strategy):
+    """Ours is not where it goes the same way as the old plan."""
+    asked = like(moving, seen(), 1.0)
+    free, paced = (
+        whole(Engine(with_pace(moving, pace)), asked, STRATEGIES[strategy]) for pace in (None, 0.1)
+    )
+    np.testing.assert_array_equal(free[1], paced[1])
+
+
+def test_the_memory_knows_what_was_sent(moving):
+    memory, asked = ChunkMemory(None), like(moving, seen(), -1.0)
+    actions = whole(Engine(with_pace(moving, 1.0)), asked, memory=memory)[1]
+    later = seen(step=asked.step + D, committed=np.tile(HERE, (D, 1)))
+    np.testing.assert_array_equal(memory.amend(later, 0).committed, actions[:D])
+
+
+JOINTS = replace(ROBOT, action=(*ROBOT.action, replace(ROBOT.action[0], name="lift.pos")))
+
+
+@given(
+    chunk=st.lists(st.tuples(*[st.floats(-3, 3)] * 3), min_size=1, max_size=12),
+    cuts=st.sets(st.integers(1, 11)),
+)
+def test_whatever_the_slices_joints_go_straight_towards_the_chunk_at_the_pace(chunk, cuts):
+    step = 0.5 * JOINTS.period_ns / (1000 * MS)
+    rows, begin = np.array(chunk, np.float32), np.zeros(3, np.float32)
+    paced = Paced(begin, JOINTS, 0.5)
+    found = np.concatenate([paced.follow(part) for part in np.split(rows, sorted(cuts))])
+    np.testing.assert_array_equal(found[:, 1], rows[:, 1])
+    at = begin
+    for row, sent in zip(rows, found, strict=True):
+        way, done = (row - at)[[0, 2]], (sent - at)[[0, 2]]
+        assert np.abs(done).max() <= step + 1e-6
+        if np.abs(way).max() <= step:
+            np.testing.assert_array_equal(sent, row)
+        else:
+            assert np.abs(done).max() == pytest.approx(step, abs=1e-6)
+            np.testing.assert_allclose(done * np.abs(way).max(), way * step, atol=1e-5)
+        at = sent

@@ -113,6 +113,17 @@ def test_a_broken_description_is_refused(tmp_path, edit):
         load_checkpoint(path)
 
 
+@pytest.mark.parametrize("pace", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_pace_is_a_positive_speed(tmp_path, pace):
+    path = write_tiny(tmp_path)
+    config = path.with_suffix(".json")
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"pace": 1.5}))
+    assert load_checkpoint(path).meta.pace == 1.5
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"pace": pace}))
+    with pytest.raises(OnsetError, match=r"pace: given .*; allowed: a positive speed \[rad/s\]"):
+        load_checkpoint(path)
+
+
 def test_no_package_touches_pickle():
     banned = re.compile(
         r"^\s*(import|from)\s+(pickle|dill|cloudpickle|joblib|marshal|shelve)\b"
