@@ -47,8 +47,14 @@ class PolicyMeta:
     pace: float | None = None
 
     def __post_init__(self) -> None:
-        if self.pace is not None and not (self.pace > 0 and math.isfinite(self.pace)):
+        if self.pace is None:
+            return
+        if not (self.pace > 0 and math.isfinite(self.pace)):
             raise OnsetError(ErrorCode.BAD_VALUE, "pace", self.pace, "a positive speed [rad/s]")
+        if not any(d.unit == "rad" for d in self.robot.action):
+            raise OnsetError(
+                ErrorCode.BAD_VALUE, "pace", self.pace, "none without a joint in rad to hold to it"
+            )
 
     @property
     def schedules(self) -> tuple[str, ...]:

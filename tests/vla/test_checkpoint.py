@@ -124,6 +124,13 @@ def test_a_pace_is_a_positive_speed(tmp_path, pace):
         load_checkpoint(path)
 
 
+def test_a_pace_needs_a_joint():
+    meta = tiny_meta(pace=1.0)
+    grippers = tuple(d for d in meta.robot.action if d.unit != "rad")
+    with pytest.raises(OnsetError, match="pace: given 1.0; allowed: none without a joint"):
+        replace(meta, robot=replace(meta.robot, action=grippers))
+
+
 def test_no_package_touches_pickle():
     banned = re.compile(
         r"^\s*(import|from)\s+(pickle|dill|cloudpickle|joblib|marshal|shelve)\b"
