@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from controller.bounds import check_range
 from controller.errors import ErrorCode, OnsetError
 from controller.forecast import load_servo
+from controller.strategy import STRATEGIES
 from scripts.results import code_commit
 from scripts.train_collect import Driving, collect
 from scripts.train_stages import fit, read, resumed, ship
@@ -115,6 +116,8 @@ class Args:
             keeps its scales, and drives in every round.
         round_delay: Greatest delay with which the policy drives in the rounds [steps], drawn anew
             for each episode.
+        round_strategy: How it drives then: as it is served under this strategy, within the arm's
+            limits. By default from action to action, disturbed; what is late is passed over.
         name: Of the bundled policy that is written; the task's by default.
     """
 
@@ -137,6 +140,7 @@ class Args:
     tune: TrainConfig = TUNE
     start: Path | None = None
     round_delay: int = 0
+    round_strategy: str = ""
     name: str = ""
 
 
@@ -186,7 +190,7 @@ def demonstrations(task: Task, meta: PolicyMeta) -> Demonstrations:
 
 def driving(args: Args, recipe: Recipe) -> Driving:
     """How episodes are collected."""
-    return Driving(args.task, recipe.hardness, args.round_delay, args.workers)
+    return Driving(args.task, recipe.hardness, args.round_delay, args.round_strategy, args.workers)
 
 
 def first_stage(
@@ -220,10 +224,14 @@ def go_on(args: Args, recipe: Recipe, policy: Path, data: Demonstrations, folder
     """The tuning of a policy that is trained, on new data of the expert's and its own.
 
     Raises:
-        OnsetError: BAD_VALUE: the policy is another task's, or the delay is more than it is tuned
-            for.
+        OnsetError: BAD_VALUE: the policy is another task's, the delay is more than it is tuned
+            for, or there is no such strategy.
     """
     check_range("round_delay", args.round_delay, 0, MAX_DELAY)
+    if args.round_strategy not in ("", *STRATEGIES):
+        raise OnsetError(
+            ErrorCode.BAD_VALUE, "round_strategy", args.round_strategy, sorted(STRATEGIES)
+        )
     start, known = load_checkpoint(policy), make_task(args.task).prompts
     if start.meta.prompts != known:
         raise OnsetError(
@@ -257,6 +265,7 @@ def train_metaworld(args: Args) -> None:
         "tune": TUNE,
         "start": None,
         "round_delay": 0,
+        "round_strategy": "",
         "name": "",
     }
     given = [name for name, value in unused.items() if getattr(args, name) != value]

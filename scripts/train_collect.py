@@ -3,22 +3,36 @@
 from __future__ import annotations
 
 import multiprocessing
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from controller.forecast import make_forecaster
+from controller.robot_file import load_robot
+from controller.strategy import STRATEGIES
+from controller.types import Float, Observation
+from scripts.delay_matrix_cells import Cell, make_way
 from scripts.evaluate_cases import hardness_options
 from scripts.train_stages import CONSOLE, bar
-from sim.collect import Infer, Noise, collect_episode, write_shard
+from sim.collect import Noise, collect_episode, write_shard
+from sim.collect_served import collect_served
 from sim.env import SimRobot
 from sim.tasks import make_task
 from vla.checkpoint import load_checkpoint
+from vla.chunking import ChunkMemory
 from vla.engine import Engine
 
 SHARD = 40  # episodes in a shard
 FIRST_SEED = 1_000_000  # evaluation seeds are below
+LIMITS = "so101-sim"  # of a policy that drives as it is served
+
+# A seed and a delay [steps] to an episode's rows, and whether it was a success.
+Drive = Callable[[int, int], tuple[dict[str, NDArray], bool]]
 
 
 @dataclass(frozen=True)
@@ -29,12 +43,14 @@ class Driving:
         task: The task.
         hardness: Its parameters, as name=value.
         delay: Greatest delay of a policy that drives [steps], drawn anew for each episode.
+        strategy: Under which it is served; none: from action to action, disturbed.
         workers: Processes.
     """
 
     task: str
     hardness: tuple[str, ...]
     delay: int
+    strategy: str
     workers: int
 
 
@@ -82,11 +98,13 @@ def _collect_shard(job: _Job) -> tuple[int, int]:
     torch.set_num_threads(1)
     driving, most = job.driving, 0 if job.policy is None else job.driving.delay
     robot = SimRobot(make_task(driving.task, **hardness_options(driving.task, driving.hardness)))
-    infer = None if job.policy is None else _infer(Engine(load_checkpoint(job.policy)), robot)
+    if job.policy is not None and driving.strategy:
+        drive = _as_served(robot, job.policy, driving.strategy)
+    else:
+        drive = _from_action_to_action(robot, job.policy)
     episodes, won = [], 0
     for seed in range(job.first, job.first + job.count):
-        delay = int(np.random.default_rng([seed, 2]).integers(most + 1))
-        rows, success = collect_episode(robot, seed, noise=Noise(), infer=infer, delay=delay)
+        rows, success = drive(seed, int(np.random.default_rng([seed, 2]).integers(most + 1)))
         episodes.append((rows, robot.prompt))
         won += success
     write_shard(job.path, episodes)
@@ -94,5 +112,36 @@ def _collect_shard(job: _Job) -> tuple[int, int]:
     return won, job.count
 
 
-def _infer(engine: Engine, robot: SimRobot) -> Infer:
-    return lambda observation: engine.chunk(observation, robot.prompt)
+def _from_action_to_action(robot: SimRobot, policy: Path | None) -> Drive:
+    engine = None if policy is None else Engine(load_checkpoint(policy))
+
+    def infer(observation: Observation) -> Float:
+        return cast(Engine, engine).chunk(observation, robot.prompt)
+
+    driver = None if engine is None else infer
+    return lambda seed, delay: collect_episode(
+        robot, seed, noise=Noise(), infer=driver, delay=delay
+    )
+
+
+def _as_served(robot: SimRobot, policy: Path, name: str) -> Drive:
+    strategy, cell = STRATEGIES[name], Cell("", name, 0, robot=LIMITS)
+    engine = Engine(load_checkpoint(policy), schedule=cell.schedule, expert_steps=cell.expert_steps)
+    forecaster = None
+    if strategy.forecaster:
+        forecaster = make_forecaster(strategy.forecaster, robot.spec)
+
+    def drive(seed: int, delay: int) -> tuple[dict[str, NDArray], bool]:
+        memory = ChunkMemory(forecaster)
+        way = make_way(replace(cell, delay=delay), strategy, (0.0, 0.0), robot.spec.period_ns)
+        return collect_served(
+            robot,
+            lambda observation: engine.stream(observation, robot.prompt, strategy, memory),
+            seed,
+            latency=way.latency,
+            config=way.config,
+            forecaster=forecaster,
+            limits=load_robot(LIMITS).limits,
+        )
+
+    return drive

@@ -109,18 +109,8 @@ def collect_episode(
     setpoint, chunk, began, takes_over, run = robot.position, np.empty((0, 6)), 0, 0, 0
     coming: tuple[int, NDArray] | None = None
     for step in range(task.steps):
-        reading = robot.read()
-        plan = task.plan(robot.position, robot.velocity, HORIZON, period * 1e-9)
-        targets = task.targets()
-        row: dict[str, object] = {"state": reading.state, "chunk": plan.astype(np.float32)}
-        row |= {f"frames_{name}": frame for name, frame in reading.frames.items()}
-        seen = [robot.project(c.name, targets.position) for c in robot.spec.cameras]
-        row["uv"] = np.stack([uv for uv, _ in seen]).astype(np.float32)
-        row["inside"] = np.stack([inside & targets.visible for _, inside in seen])
-        row["position"] = targets.position.astype(np.float32)
-        row["velocity"] = targets.velocity.astype(np.float32)
-        row["visible"] = targets.visible
-
+        plan = plan_now(robot)
+        row = label(robot, plan)
         if coming is None and step >= takes_over + run:
             run = int(rng.integers(execute_steps[0], execute_steps[1] + 1))
             made = plan if infer is None else infer(_observation(robot, rows, row, step))
@@ -142,6 +132,27 @@ def collect_episode(
         if task.done():
             break
     return {name: np.stack(values) for name, values in rows.items()}, task.success()
+
+
+def plan_now(robot: SimRobot) -> Array:
+    """The expert's chunk from the present state. Shape (HORIZON, A)."""
+    return robot.task.plan(robot.position, robot.velocity, HORIZON, robot.spec.period_ns * 1e-9)
+
+
+def label(robot: SimRobot, plan: Array) -> dict[str, NDArray]:
+    """What is seen and measured now, beside the expert's plan: a row without ``action``."""
+    reading, targets = robot.read(), robot.task.targets()
+    seen = [robot.project(c.name, targets.position) for c in robot.spec.cameras]
+    return {
+        "state": reading.state,
+        "chunk": plan.astype(np.float32),
+        **{f"frames_{name}": frame for name, frame in reading.frames.items()},
+        "uv": np.stack([uv for uv, _ in seen]).astype(np.float32),
+        "inside": np.stack([inside & targets.visible for _, inside in seen]),
+        "position": targets.position.astype(np.float32),
+        "velocity": targets.velocity.astype(np.float32),
+        "visible": targets.visible,
+    }
 
 
 def _observation(robot: SimRobot, rows: dict, row: dict, step: int) -> Observation:

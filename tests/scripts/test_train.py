@@ -14,7 +14,8 @@ from sim.tasks import make_task
 from vla.checkpoint import load_checkpoint
 
 
-def test_tuning_goes_on_from_a_policys_weights_and_scales_and_resumes(tmp_path: Path):
+@pytest.mark.parametrize("strategy", ["", "onset"])
+def test_tuning_goes_on_from_a_policys_weights_and_scales_and_resumes(tmp_path: Path, strategy):
     args = Args(
         task="intercept",
         start=Path("intercept"),
@@ -22,6 +23,7 @@ def test_tuning_goes_on_from_a_policys_weights_and_scales_and_resumes(tmp_path: 
         rounds=1,
         round_episodes=1,
         round_delay=6,
+        round_strategy=strategy,
         tune_steps=0,
         workers=1,
         out=tmp_path,
@@ -59,6 +61,13 @@ def test_another_tasks_policy_and_a_delay_past_tuning_are_refused(tmp_path, poli
     data = demonstrations(task, load_checkpoint(Path("intercept")).meta)
     with pytest.raises(OnsetError, match=field):
         go_on(args, make_recipe(args), Path(policy), data, tmp_path)
+
+
+def test_a_strategy_that_does_not_exist_is_refused(tmp_path):
+    args = Args(task="intercept", start=Path("intercept"), round_strategy="ours", out=tmp_path)
+    data = demonstrations(make_task("intercept"), load_checkpoint(Path("intercept")).meta)
+    with pytest.raises(OnsetError, match="round_strategy.*onset"):
+        go_on(args, make_recipe(args), Path("intercept"), data, tmp_path)
 
 
 def test_metaworld_takes_none_of_its_options():
