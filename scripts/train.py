@@ -189,7 +189,15 @@ def demonstrations(task: Task, meta: PolicyMeta) -> Demonstrations:
 
 
 def driving(args: Args, recipe: Recipe) -> Driving:
-    """How episodes are collected."""
+    """How episodes are collected.
+
+    Raises:
+        OnsetError: BAD_VALUE: there is no such strategy.
+    """
+    if args.round_strategy not in ("", *STRATEGIES):
+        raise OnsetError(
+            ErrorCode.BAD_VALUE, "round_strategy", args.round_strategy, sorted(STRATEGIES)
+        )
     return Driving(args.task, recipe.hardness, args.round_delay, args.round_strategy, args.workers)
 
 
@@ -228,10 +236,6 @@ def go_on(args: Args, recipe: Recipe, policy: Path, data: Demonstrations, folder
             for, or there is no such strategy.
     """
     check_range("round_delay", args.round_delay, 0, MAX_DELAY)
-    if args.round_strategy not in ("", *STRATEGIES):
-        raise OnsetError(
-            ErrorCode.BAD_VALUE, "round_strategy", args.round_strategy, sorted(STRATEGIES)
-        )
     start, known = load_checkpoint(policy), make_task(args.task).prompts
     if start.meta.prompts != known:
         raise OnsetError(
