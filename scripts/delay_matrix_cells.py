@@ -162,11 +162,7 @@ def run_job(job: Job) -> dict:
     config, latency = way.config, way.latency
     engine = _engine(policy_path(job.policies, scene.task), cell, way.executed)
 
-    forecaster: Forecaster | None = None
-    if cell.strategy == "oracle":
-        forecaster = OracleForecaster(robot, CONTROL_PERIOD_NS)
-    elif strategy.forecaster:
-        forecaster = make_forecaster(strategy.forecaster, robot.spec)
+    forecaster = forecaster_of(cell.strategy, robot)
     memory = ChunkMemory(forecaster)
 
     def stream(observation: Observation):
@@ -191,6 +187,14 @@ def run_job(job: Job) -> dict:
             robot, stream, job.seed, latency=latency, config=config, limits=_limits(cell)
         )
     return _row(job, episode, meter, reaction)
+
+
+def forecaster_of(name: str, robot: SimRobot) -> Forecaster | None:
+    """What a strategy expects the robot's state by; None where it does without."""
+    if name == "oracle":
+        return OracleForecaster(robot, CONTROL_PERIOD_NS)
+    way = STRATEGIES[name].forecaster
+    return make_forecaster(way, robot.spec) if way else None
 
 
 @dataclass(frozen=True)

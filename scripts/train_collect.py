@@ -6,20 +6,17 @@ import multiprocessing
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from controller.forecast import make_forecaster
 from controller.robot_file import load_robot
 from controller.strategy import STRATEGIES
-from controller.types import Float, Observation
-from scripts.delay_matrix_cells import Cell, make_way
+from scripts.delay_matrix_cells import Cell, forecaster_of, make_way
 from scripts.evaluate_cases import hardness_options
 from scripts.train_stages import CONSOLE, bar
-from sim.collect import Noise, collect_episode, write_shard
+from sim.collect import Infer, Noise, collect_episode, write_shard
 from sim.collect_served import collect_served
 from sim.env import SimRobot
 from sim.tasks import make_task
@@ -113,23 +110,18 @@ def _collect_shard(job: _Job) -> tuple[int, int]:
 
 
 def _from_action_to_action(robot: SimRobot, policy: Path | None) -> Drive:
-    engine = None if policy is None else Engine(load_checkpoint(policy))
+    infer = None if policy is None else _infer(Engine(load_checkpoint(policy)), robot)
+    return lambda seed, delay: collect_episode(robot, seed, noise=Noise(), infer=infer, delay=delay)
 
-    def infer(observation: Observation) -> Float:
-        return cast(Engine, engine).chunk(observation, robot.prompt)
 
-    driver = None if engine is None else infer
-    return lambda seed, delay: collect_episode(
-        robot, seed, noise=Noise(), infer=driver, delay=delay
-    )
+def _infer(engine: Engine, robot: SimRobot) -> Infer:
+    return lambda observation: engine.chunk(observation, robot.prompt)
 
 
 def _as_served(robot: SimRobot, policy: Path, name: str) -> Drive:
     strategy, cell = STRATEGIES[name], Cell("", name, 0, robot=LIMITS)
     engine = Engine(load_checkpoint(policy), schedule=cell.schedule, expert_steps=cell.expert_steps)
-    forecaster = None
-    if strategy.forecaster:
-        forecaster = make_forecaster(strategy.forecaster, robot.spec)
+    forecaster, limits = forecaster_of(name, robot), load_robot(LIMITS).limits
 
     def drive(seed: int, delay: int) -> tuple[dict[str, NDArray], bool]:
         memory = ChunkMemory(forecaster)
@@ -141,7 +133,7 @@ def _as_served(robot: SimRobot, policy: Path, name: str) -> Drive:
             latency=way.latency,
             config=way.config,
             forecaster=forecaster,
-            limits=load_robot(LIMITS).limits,
+            limits=limits,
         )
 
     return drive

@@ -172,15 +172,11 @@ class Engine:
             paced = Paced(brought_to(observation), meta.robot, meta.pace)
 
         def actions(ripe: Ripe) -> NDArray[np.float32]:
-            rows = scales.actions(ripe.values[0].cpu().numpy(), state, ripe.indices)
-            if paced is not None:
-                used = ripe.indices >= condition.unused
-                rows[used] = paced.follow(rows[used])
-            return rows
+            return scales.actions(ripe.values[0].cpu().numpy(), state, ripe.indices)
 
         encoding = Encoding(began, encoded, context.image_rows, figures)
         try:
-            yield from finish(ripening, actions, observation, condition, encoding, memory)
+            yield from finish(ripening, actions, observation, condition, encoding, memory, paced)
         except NonFinite:
             if whose is not None:
                 self._encoder.distrust(whose)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from controller.errors import ErrorCode, OnsetError
 from controller.types import CacheFigures, Float, Observation
+from vla.catch_up import Paced
 from vla.chunking import ChunkMemory, Condition
 from vla.sampler import Ripe
 
@@ -73,6 +74,7 @@ def finish(
     condition: Condition,
     encoding: Encoding,
     memory: ChunkMemory | None,
+    paced: Paced | None = None,
 ) -> Iterator[Finished]:
     """Yields a chunk's free actions as they ripen, and notes them.
 
@@ -83,6 +85,7 @@ def finish(
         condition: What it was generated from. What is committed or not used is not yielded.
         encoding: Of its images.
         memory: Of the robot's session.
+        paced: Draws out a chunk that catches up.
 
     Raises:
         NonFinite: An action is no finite number; those before it were yielded.
@@ -98,6 +101,8 @@ def finish(
             actions, indices = actions[used], indices[used]
         if not np.isfinite(actions).all():
             raise NonFinite
+        if paced is not None:
+            actions = paced.follow(actions)
         steps = start_step + indices
         if memory is not None:
             memory.note(observation.id, steps, actions)

@@ -7,12 +7,7 @@ from hypothesis import strategies as st
 
 from controller.errors import OnsetError
 from tests.vla.helpers import TABLES
-from vla.schedule import (
-    constant,
-    horizon_aware,
-    make_schedule,
-    one_step,
-)
+from vla.schedule import constant, horizon_aware, make_schedule, one_step
 
 
 @given(
