@@ -39,7 +39,7 @@ class Context:
     """What one encoding of an observation leaves for every expert step.
 
     Attributes:
-        keys_values: Keys, then values, of all heads, one per layer. Shape (B, N, 2 D).
+        keys_values: Keys, then values, one per layer. Shape (B, 2, heads, N, D / heads).
         summary: State and readouts, added to every action token. Shape (B, D).
         image_rows: How many of the N rows are image tokens; they come first.
     """

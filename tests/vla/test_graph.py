@@ -71,21 +71,26 @@ def test_a_block_is_the_models(first) -> None:
     for norm in (block.norm_attention, block.norm_mlp):
         torch.nn.init.normal_(norm.weight)
         torch.nn.init.normal_(norm.bias)
-    old = graph.input("old", ("old", 64))
-    rows = attend(
-        graph,
-        block,
-        graph.input("x", ("n", 32)),
-        lambda own: graph.node("Concat", old, own, axis=0),
-        first,
+    keys, values = (graph.input(name, (1, 4, "old", 8)) for name in ("keys", "values"))
+
+    def among(*own: str) -> tuple[str, str]:
+        mine, theirs = own
+        return (
+            graph.node("Concat", keys, mine, axis=2),
+            graph.node("Concat", values, theirs, axis=2),
+        )
+
+    graph.output(
+        "rows", attend(graph, block, graph.input("x", ("n", 32)), among, first), ("out", 32)
     )
-    graph.output("rows", rows, ("out", 32))
-    x, old, found = torch.randn(5, 32), torch.randn(7, 64), torch.empty(5 - first, 32)
-    graph.compile(1).run({"x": x, "old": old}, {"rows": found})
+    x, old, found = torch.randn(5, 32), torch.randn(1, 2, 4, 7, 8), torch.empty(5 - first, 32)
+    graph.compile(1).run({"x": x, "keys": old[:, 0], "values": old[:, 1]}, {"rows": found})
     with torch.no_grad():
         normal = block.norm_attention(x[None])
-        keys_values = torch.cat([old[None], block.key_value(normal)], dim=1)
-        expected = block(x[None, first:], normal[:, first:], *block.split(keys_values))[0]
+        own = F.linear(normal, block.key_value.weight, block.key_value.bias)
+        mine = own.view(1, 5, 2, 4, 8).permute(2, 0, 3, 1, 4)
+        read = [torch.cat([old[:, n], mine[n]], dim=2) for n in range(2)]
+        expected = block(x[None, first:], normal[:, first:], *read)[0]
     assert torch.allclose(found, expected, atol=ROUNDING)
 
 
@@ -93,7 +98,8 @@ def context_of(checkpoint, seed: int) -> Context:
     """An arbitrary context."""
     c = checkpoint.meta.model
     generator = torch.Generator().manual_seed(seed)
-    rows = tuple(torch.randn(1, 9, 2 * c.width, generator=generator) for _ in range(c.depth))
+    shape = (1, 2, c.heads, 9, c.width // c.heads)
+    rows = tuple(torch.randn(shape, generator=generator) for _ in range(c.depth))
     return Context(rows, torch.randn(1, c.width, generator=generator), 6)
 
 
@@ -126,7 +132,7 @@ def test_gradients_and_several_samples_are_the_models_own(mean_flow) -> None:
     with torch.no_grad():
         expected = mean_flow.model.velocity(x, tau, context)
         both = Context(
-            tuple(kv.expand(2, -1, -1) for kv in context.keys_values),
+            tuple(kv.expand(2, -1, -1, -1, -1) for kv in context.keys_values),
             context.summary.expand(2, -1),
             context.image_rows,
         )
@@ -160,4 +166,5 @@ def test_the_prefix_in_one_call_is_the_prefix_layer_by_layer(tiny, chosen, whole
         for name in ("keys_values", "images", "found", "summary"):
             assert torch.allclose(getattr(once, name), getattr(layered, name), atol=ROUNDING), name
         others = [n for n in range(8) if n not in set(rows.tolist())]
-        assert torch.equal(once.keys_values[:, others], old.keys_values[:, others])
+        kept = (slot.keys_values[..., others, :] for slot in (once, old))
+        assert torch.equal(*kept)

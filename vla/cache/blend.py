@@ -52,16 +52,16 @@ def blended_encode(
     share = None
     if past is not None and mask is not None:
         texts = mask.new_ones(len(mask), x.shape[1] - images)
-        share = torch.cat([mask, texts], dim=1)[..., None]
+        share = torch.cat([mask, texts], dim=1)[:, None, None, :, None]
     keys_values: list[Tensor] = []
     for i, block in enumerate(cast(list[Block], model.prefix)):
         normed = block.norm_attention(x)
-        both = block.key_value(normed)
+        both = block.keys_values(normed)
         if past is not None and share is not None:
             both = torch.lerp(past.keys_values[i], both, share)
         keys_values.append(both)
         if i + 1 < len(model.prefix):
-            x = block(x, normed, *block.split(both))
+            x = block(x, normed, *both.unbind(1))
     rows = model.readout.norm_image(x[:, :images])
     if past is not None and mask is not None:
         rows = torch.lerp(past.images, rows, mask[..., None])

@@ -51,29 +51,26 @@ class Slot:
 
     Attributes:
         keys_values: Per layer: keys, then values, of image rows, words and queries.
-            Shape (L, N + T, 2 D).
+            Shape (L, 2, heads, N + T, D / heads).
         images: Image rows, normalised, then each patch's place in its picture, 0..1.
             Shape (N, D + 2).
         found: What the readout found, as the summary takes it up. Shape (1, 2 D).
         summary: Of it and of where the chunk begins. Shape (1, D).
-        layers: Views of ``keys_values``. Each of shape (N + T, 2 D).
-        context: Views of it, as in ``Context``. Each of shape (1, N + T, 2 D).
-        keys: Views of it. Each of shape (1, heads, N + T, D / heads).
-        values: As ``keys``.
+        layers: Views of ``keys_values``. Each of shape (2, heads, N + T, D / heads).
+        context: Views of it, as in ``Context``. Each of shape (1, 2, heads, N + T, D / heads).
+        parts: Views of it: each layer's keys, and values. Shape (1, heads, N + T, D / heads).
         rows: View of ``images`` without the places. Shape (N, D).
         read: Views of ``images``: the rows transposed (D, N), and by camera (C, P, D + 2).
     """
 
-    def __init__(self, keys_values: Tensor, images: Tensor, cameras: int, heads: int) -> None:
+    def __init__(self, keys_values: Tensor, images: Tensor, cameras: int) -> None:
         self.keys_values, self.images = keys_values, images
-        width = keys_values.shape[2] // 2
+        _, _, heads, _, each = keys_values.shape
+        width = heads * each
         self.found, self.summary = (keys_values.new_empty(1, n * width) for n in (2, 1))
         self.layers = tuple(keys_values)
         self.context = tuple(kv[None] for kv in self.layers)
-        # Per layer (2, heads, N + T, D / heads).
-        both = [kv.view(len(kv), 2, heads, -1).permute(1, 2, 0, 3) for kv in self.layers]
-        self.keys = tuple(b[:1] for b in both)
-        self.values = tuple(b[1:] for b in both)
+        self.parts = tuple(kv.split(1) for kv in self.layers)
         self.rows = images[:, :width]
         self.read = (self.rows.t(), images.view(cameras, -1, width + 2))
 
@@ -142,8 +139,8 @@ class PrefixEncoder:
         c = self.config
         images = torch.empty(self.rows, c.width + 2, device=self.device)
         images[:, c.width :] = self._readout.centres
-        shape = (c.depth, self.rows + self.texts, 2 * c.width)
-        return Slot(torch.empty(shape, device=self.device), images, len(c.cameras), c.heads)
+        shape = (c.depth, 2, c.heads, self.rows + self.texts, c.width // c.heads)
+        return Slot(torch.empty(shape, device=self.device), images, len(c.cameras))
 
     def encode(
         self,
@@ -189,7 +186,7 @@ class PrefixEncoder:
         for number, layer in enumerate(self._layers):
             if cancelled is not None and cancelled():
                 raise Cancelled
-            layer.through(x, slot.layers[number], slot.keys[number], slot.values[number], active)
+            layer.through(x, slot.layers[number], active)
         if cancelled is not None and cancelled():
             raise Cancelled
         rows = normalised(x)
@@ -255,7 +252,16 @@ def _bound(
         given[f"shift_{number}"] = prompt.shifts[number]
     if active is not None and old is not None:
         given |= {"active": active, "old_images": old.images}
-        given |= {f"old_{number}": rows for number, rows in enumerate(old.layers)}
-    found = {f"rows_{number}": rows for number, rows in enumerate(slot.layers)}
+        given |= _parts(old, "old_")
+    found = _parts(slot, "")
     found |= {"images": slot.images, "found": slot.found, "summary": slot.summary}
     return given, found
+
+
+def _parts(slot: Slot, what: str) -> dict[str, Tensor]:
+    """A slot's keys and values, by the names of a graph."""
+    return {
+        f"{what}{name}_{number}": rows
+        for number, both in enumerate(slot.parts)
+        for name, rows in zip(("keys", "values"), both, strict=True)
+    }

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 
 from vla.cache.prefix_layers import EPSILON, Camera, LastLayer, Readout, Summary
 from vla.graph import Graph
-from vla.models.graph_blocks import attend
+from vla.models.graph_blocks import apart, attend
 from vla.models.layers import Block
 from vla.models.small import SmallVLAConfig
 
@@ -36,8 +37,9 @@ def describe_prefix(
     Returns:
         Inputs ``prompt`` (N + T, D), per camera ``pixels_<n>`` (m, K), ``scale_<n>`` and
         ``shift_<n>`` (2 D,), ``state`` (1, S), with starts ``start`` (1,), and unless it is whole
-        ``active`` (M + T,), per layer ``old_<n>`` (N + T, 2 D), and ``old_images`` (N, D + 2);
-        outputs ``rows_<n>``, ``images``, ``found`` and ``summary``, as ``Slot`` has them.
+        ``active`` (M + T,), per layer ``old_keys_<n>`` and ``old_values_<n>``, and ``old_images``
+        (N, D + 2); outputs ``keys_<n>``, ``values_<n>``, ``images``, ``found`` and ``summary``.
+        All are as ``Slot`` has them.
     """
     graph, width = Graph(), config.width
     rows = config.grid**2 * len(config.cameras)
@@ -53,25 +55,33 @@ def describe_prefix(
     at = chosen = ""
     if not whole:
         active = graph.input("active", ("active",), torch.int64)
-        at = graph.node("Unsqueeze", active, graph.constant([1]))
-        chosen = graph.slice(at, 0, -texts)
+        chosen = graph.slice(graph.node("Unsqueeze", active, graph.constant([1])), 0, -texts)
         places = graph.node("GatherND", places, chosen)
+        # Of each head, where its active rows stand: 0, head, row. Shape (1, heads, M + T, 3).
+        at = graph.node("Mul", graph.reshape(active, 1, 1, -1, 1), graph.constant([0, 0, 1]))
+        heads = torch.arange(config.heads)[:, None, None] * torch.tensor([0, 1, 0])
+        at = graph.node("Add", at, graph.constant(heads[None]))
     image = tokens[0] if len(tokens) == 1 else graph.node("Concat", *tokens, axis=0)
     x = graph.node("Concat", graph.node("Add", places, image), words, axis=0)
 
-    def among(number: int, own: str) -> str:
-        """Notes rows among those of an earlier frame. Shape (N + T, 2 D)."""
-        shape = (rows + texts, 2 * width)
+    shape = (1, config.heads, rows + texts, width // config.heads)
+
+    def among(name: str, own: str) -> str:
+        """Notes rows with their heads apart among those of an earlier frame, and gives all."""
         if not whole:
-            own = graph.node("ScatterND", graph.input(f"old_{number}", shape), at, own)
-        graph.output(f"rows_{number}", own, shape)
+            own = graph.node("ScatterND", graph.input(f"old_{name}", shape), at, own)
+        graph.output(name, own, shape)
         return own
 
+    def both(number: int, keys: str, values: str) -> tuple[str, str]:
+        return among(f"keys_{number}", keys), among(f"values_{number}", values)
+
     for number, block in enumerate(blocks):
-        x = attend(graph, block, x, lambda own, number=number: among(number, own))
+        x = attend(graph, block, x, partial(both, number))
     ones, zeros = torch.ones(width), torch.zeros(width)
     x = graph.normalise(x, ones, zeros, EPSILON)
-    among(len(blocks), last.describe(graph, x))
+    read = graph.nodes("Split", 2, last.describe(graph, x), axis=1, num_outputs=2)
+    both(len(blocks), *(apart(graph, part, config.heads, width) for part in read))
     images, centres = graph.slice(x, 0, -texts), graph.constant(readout.centres)
     if not whole:
         centres = graph.node("GatherND", centres, chosen)

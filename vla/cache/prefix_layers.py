@@ -67,16 +67,12 @@ class Layer:
         self._up_bias, self._up = product(block.mlp[0])
         self._down_bias, self._down = product(block.mlp[2])
 
-    def through(
-        self, x: Tensor, slot: Tensor, keys: Tensor, values: Tensor, active: Tensor | None
-    ) -> None:
+    def through(self, x: Tensor, slot: Tensor, active: Tensor | None) -> None:
         """Takes rows (n, D) to those of the next layer, in place; notes their keys and values.
 
         Args:
             x: Shape (n, D).
-            slot: Where keys and values of the rows are noted. Shape (N + T, 2 D).
-            keys: A view of it. Shape (1, heads, N + T, D / heads).
-            values: A view of it. Shape (1, heads, N + T, D / heads).
+            slot: Where keys and values of the rows are noted. Shape (2, heads, N + T, D / heads).
             active: Which rows of the slot x's are; all when None. Shape (n,).
         """
         width, shape = self._width, (self._width,)
@@ -85,7 +81,7 @@ class Layer:
         write(slot, projected[:, width:], active)
         each = width // self._heads
         query = projected.as_strided((1, self._heads, len(x), each), (0, each, 3 * width, 1))
-        read = F.scaled_dot_product_attention(query, keys, values)
+        read = F.scaled_dot_product_attention(query, slot[:1], slot[1:])
         read = read.transpose(1, 2).reshape(len(x), width)
         x.addmm_(read, self._out).add_(self._out_bias)
         rows = torch.layer_norm(x, shape, *self._norm_mlp, EPSILON)
@@ -281,11 +277,16 @@ def normalised(x: Tensor) -> Tensor:
 
 
 def write(slot: Tensor, fresh: Tensor, active: Tensor | None) -> None:
-    """Notes rows, all of them or the active ones."""
+    """Notes keys and values (n, 2 D), of all rows or of the active ones.
+
+    ``slot`` is as in ``Layer``.
+    """
+    _, heads, _, each = slot.shape
+    fresh = fresh.unflatten(1, (2, heads, each)).permute(1, 2, 0, 3)
     if active is None:
         slot.copy_(fresh)
     else:
-        slot.index_copy_(0, active, fresh)
+        slot.index_copy_(2, active, fresh)
 
 
 def _each(graph: Graph, rows: str, matrices: Tensor, bias: Tensor) -> str:

@@ -54,7 +54,10 @@ class ExpertGraph:
 def _run(graph: Compiled, x: Tensor, times: dict[str, Tensor], context: Context) -> Tensor:
     given = {"x": x[0], "summary": context.summary}
     given |= {name: time.reshape(-1, 1) for name, time in times.items()}
-    given |= {f"rows_{number}": each[0] for number, each in enumerate(context.keys_values)}
+    for number, both in enumerate(context.keys_values):
+        # What stands as the prefix's graph leaves it is not copied.
+        keys, values = both.contiguous().unbind(1)
+        given |= {f"keys_{number}": keys, f"values_{number}": values}
     velocity = torch.empty_like(x)
     graph.run(given, {"velocity": velocity[0]})
     return velocity
@@ -69,7 +72,7 @@ def build(model: SmallVLA, jumps: bool) -> Graph:
 
     Returns:
         Inputs ``x`` (H, A), ``tau`` (H, 1), ``jump`` (H, 1) if any, ``summary`` (1, D), and per
-        layer ``rows_<n>`` (N, 2 D), keys and then values; output ``velocity`` (H, A).
+        layer ``keys_<n>`` and ``values_<n>`` (1, heads, N, D / heads); output ``velocity`` (H, A).
     """
     c, graph = model.config, Graph()
     x, tau = graph.input("x", (c.horizon, c.action_dim)), graph.input("tau", (c.horizon, 1))
@@ -88,10 +91,15 @@ def build(model: SmallVLA, jumps: bool) -> Graph:
     h = graph.node("Concat", summary, graph.node("Add", h, summary), axis=0)
     blocks = cast(list[Block], list(model.expert))
     for number, block in enumerate(blocks):
-        shared = graph.input(f"rows_{number}", ("rows", 2 * c.width))
+        shape = (1, c.heads, "rows", c.width // c.heads)
+        shared = [graph.input(f"{name}_{number}", shape) for name in ("keys", "values")]
 
-        def among(own: str, shared: str = shared) -> str:
-            return graph.node("Concat", shared, own, axis=0)
+        def among(keys: str, values: str, shared: list[str] = shared) -> tuple[str, str]:
+            first, second = (
+                graph.node("Concat", *pair, axis=2)
+                for pair in zip(shared, (keys, values), strict=True)
+            )
+            return first, second
 
         # Nobody reads what becomes of the summary.
         h = attend(graph, block, h, among, first=1 if block is blocks[-1] else 0)

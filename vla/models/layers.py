@@ -13,7 +13,7 @@ class Block(nn.Module):
     """A pre-norm transformer block whose queries may also read given keys and values.
 
     Who calls it normalises the rows for attention (``norm_attention``) once, and makes of them keys
-    and values (``key_value``, then ``split``) and what is done with those (``forward``).
+    and values (``keys_values``) and what is done with those (``forward``).
     """
 
     def __init__(self, width: int, heads: int) -> None:
@@ -34,10 +34,10 @@ class Block(nn.Module):
         weight = torch.cat([p.weight.detach() for p in parts])
         return torch.cat([p.bias.detach() for p in parts]), weight.t().contiguous()
 
-    def split(self, keys_values: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values. (B, N, 2 D) to two of (B, heads, N, D / heads)."""
-        keys, values = keys_values.chunk(2, dim=-1)
-        return self._split(keys), self._split(values)
+    def keys_values(self, rows: Tensor) -> Tensor:
+        """Keys, then values, of normalised rows. (B, N, D) to (B, 2, heads, N, D / heads)."""
+        # Heads stand apart: attention is faster over rows of a head that stand together.
+        return self.key_value(rows).unflatten(-1, (2, self.heads, -1)).permute(0, 2, 3, 1, 4)
 
     def forward(
         self, x: Tensor, rows: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None
@@ -51,13 +51,10 @@ class Block(nn.Module):
             values: Shape (B, heads, N, D / heads).
             mask: True where attention is allowed, broadcast to (B, heads, M, N).
         """
-        query = self._split(self.query(rows))
+        query = self.query(rows).unflatten(-1, (self.heads, -1)).transpose(1, 2)
         read = F.scaled_dot_product_attention(query, keys, values, attn_mask=mask)
         x = x + self.out(read.transpose(1, 2).flatten(2))
         return x + self.mlp(self.norm_mlp(x))
-
-    def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
 
 def time_embedding(tau: Tensor, width: int, shortest: float) -> Tensor:

@@ -147,10 +147,10 @@ class SmallVLA(nn.Module):
         keys_values: list[Tensor] = []
         for i, block in enumerate(cast(list[Block], self.prefix)):
             rows = block.norm_attention(x)
-            keys_values.append(block.key_value(rows))
+            keys_values.append(block.keys_values(rows))
             # The expert reads keys and values only: the last block needs no rows of its own.
             if i + 1 < len(self.prefix):
-                x = block(x, rows, *block.split(keys_values[-1]))
+                x = block(x, rows, *keys_values[-1].unbind(1))
         readout = self.readout(x[:, :image_rows], x[:, -self.config.readouts :])
         summary = self.summarise(readout.feature, inputs.state, inputs.start)
         return Context(tuple(keys_values), summary, image_rows), readout
@@ -222,8 +222,7 @@ class SmallVLA(nn.Module):
         blocks = cast(list[Block], self.expert)
         for block, shared in zip(blocks, context.keys_values, strict=True):
             rows = block.norm_attention(h)
-            pairs = zip(block.split(shared), block.split(block.key_value(rows)), strict=True)
-            keys, values = (behind(seen, own) for seen, own in pairs)
+            keys, values = behind(shared, block.keys_values(rows)).unbind(1)
             if block is blocks[-1]:
                 h, rows = h[:, 1:], rows[:, 1:]  # nobody reads what becomes of the summary
             h = block(h, rows, keys, values)
@@ -233,14 +232,13 @@ class SmallVLA(nn.Module):
 def behind(shared: Tensor, own: Tensor) -> Tensor:
     """Rows of their own behind those that several draws of a sample share.
 
-    Shapes (B / n, heads, N, D) and (B, heads, M, D) to (B, heads, N + M, D). Heads stand apart
-    already: attention is faster over rows of a head that stand together.
+    Shapes (B / n, ..., N, D) and (B, ..., M, D) to (B, ..., N + M, D).
     """
     if len(shared) == len(own):
-        return torch.cat([shared, own], dim=2)
+        return torch.cat([shared, own], dim=-2)
     own = own.unflatten(0, (len(shared), -1))
-    shared = shared[:, None].expand(-1, own.shape[1], -1, -1, -1)
-    return torch.cat([shared, own], dim=3).flatten(0, 1)
+    shared = shared[:, None].expand(-1, own.shape[1], *shared.shape[1:])
+    return torch.cat([shared, own], dim=-2).flatten(0, 1)
 
 
 class PatchEmbedding(nn.Module):
