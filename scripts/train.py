@@ -31,6 +31,7 @@ from sim.robots import so101
 from sim.task import Targets, Task
 from sim.tasks import make_task
 from vla.checkpoint import PolicyMeta, load_checkpoint
+from vla.models.refine import refined
 from vla.models.small import SmallVLAConfig
 from vla.train.data import Demonstrations, Replan
 from vla.train.loop import TrainConfig, Trainer
@@ -114,6 +115,8 @@ class Args:
         tune: Settings of tuning; its steps come from the recipe.
         start: A policy, by name or path, to go on tuning from. There is no first stage then: it
             keeps its scales, and drives in every round.
+        patch: Height and width of the patches of what is tuned [px], where they are to be finer
+            than those of the policy that it starts from.
         round_delay: Greatest delay with which the policy drives in the rounds [steps], drawn anew
             for each episode.
         round_strategy: How it drives then: as it is served under this strategy, within the arm's
@@ -139,6 +142,7 @@ class Args:
     train: TrainConfig = field(default_factory=TrainConfig)
     tune: TrainConfig = TUNE
     start: Path | None = None
+    patch: int | None = None
     round_delay: int = 0
     round_strategy: str = ""
     name: str = ""
@@ -248,9 +252,14 @@ def go_on(args: Args, recipe: Recipe, policy: Path, data: Demonstrations, folder
         episodes = recipe.round_episodes if number else recipe.episodes
         collect(driving(args, recipe), folder, number, episodes, policy if number else None)
         read(data, folder, number)
-    tuned = tuning(args, recipe, start.meta, data, start.normaliser, folder)
+    robot = make_meta(make_task(args.task)).robot
+    lags = tuple(len(c.lags) for c in robot.cameras)
+    patch = start.meta.model.patch if args.patch is None else args.patch
+    model = dataclasses.replace(start.meta.model, patch=patch, lags=lags)
+    meta = dataclasses.replace(start.meta, model=model, robot=robot)
+    tuned = tuning(args, recipe, meta, data, start.normaliser, folder)
     if not resumed(tuned):
-        tuned.start_at(start.model.state_dict())
+        tuned.start_at(refined(start.model.state_dict(), start.meta.model, model))
     return tuned
 
 
@@ -268,6 +277,7 @@ def train_metaworld(args: Args) -> None:
         "hardness": None,
         "tune": TUNE,
         "start": None,
+        "patch": None,
         "round_delay": 0,
         "round_strategy": "",
         "name": "",

@@ -20,7 +20,7 @@ from sim.collect import Infer, Noise, collect_episode, write_shard
 from sim.collect_served import collect_served
 from sim.env import SimRobot
 from sim.tasks import make_task
-from vla.checkpoint import load_checkpoint
+from vla.checkpoint import Checkpoint, load_checkpoint
 from vla.chunking import ChunkMemory
 from vla.engine import Engine
 
@@ -94,11 +94,14 @@ def collect(
 def _collect_shard(job: _Job) -> tuple[int, int]:
     torch.set_num_threads(1)
     driving, most = job.driving, 0 if job.policy is None else job.driving.delay
-    robot = SimRobot(make_task(driving.task, **hardness_options(driving.task, driving.hardness)))
-    if job.policy is not None and driving.strategy:
-        drive = _as_served(robot, job.policy, driving.strategy)
+    policy = None if job.policy is None else load_checkpoint(job.policy)
+    task = make_task(driving.task, **hardness_options(driving.task, driving.hardness))
+    # A policy sees the frames that it knows, which may be fewer than one to come will see.
+    robot = SimRobot(task, None if policy is None else policy.meta.robot)
+    if policy is not None and driving.strategy:
+        drive = _as_served(robot, policy, driving.strategy)
     else:
-        drive = _from_action_to_action(robot, job.policy)
+        drive = _from_action_to_action(robot, policy)
     episodes, won = [], 0
     for seed in range(job.first, job.first + job.count):
         rows, success = drive(seed, int(np.random.default_rng([seed, 2]).integers(most + 1)))
@@ -109,8 +112,8 @@ def _collect_shard(job: _Job) -> tuple[int, int]:
     return won, job.count
 
 
-def _from_action_to_action(robot: SimRobot, policy: Path | None) -> Drive:
-    infer = None if policy is None else _infer(Engine(load_checkpoint(policy)), robot)
+def _from_action_to_action(robot: SimRobot, policy: Checkpoint | None) -> Drive:
+    infer = None if policy is None else _infer(Engine(policy), robot)
     return lambda seed, delay: collect_episode(robot, seed, noise=Noise(), infer=infer, delay=delay)
 
 
@@ -118,9 +121,9 @@ def _infer(engine: Engine, robot: SimRobot) -> Infer:
     return lambda observation: engine.chunk(observation, robot.prompt)
 
 
-def _as_served(robot: SimRobot, policy: Path, name: str) -> Drive:
+def _as_served(robot: SimRobot, policy: Checkpoint, name: str) -> Drive:
     strategy, cell = STRATEGIES[name], Cell("", name, 0, robot=LIMITS)
-    engine = Engine(load_checkpoint(policy), schedule=cell.schedule, expert_steps=cell.expert_steps)
+    engine = Engine(policy, schedule=cell.schedule, expert_steps=cell.expert_steps)
     forecaster, limits = forecaster_of(name, robot), load_robot(LIMITS).limits
 
     def drive(seed: int, delay: int) -> tuple[dict[str, NDArray], bool]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +51,20 @@ def test_tuning_goes_on_from_a_policys_weights_and_scales_and_resumes(tmp_path: 
     tuned.step = 1
     tuned.save()
     assert begin().step == 1
+
+
+def test_tuning_may_go_on_with_finer_patches(tmp_path: Path):
+    given = {"episodes": 1, "rounds": 0, "tune_steps": 1, "workers": 1}
+    args = Args(task="intercept", start=Path("intercept"), patch=8, out=tmp_path, **given)
+    args = replace(args, tune=replace(args.tune, batch=2))
+    start, task = load_checkpoint(Path("intercept")), make_task("intercept")
+    data = demonstrations(task, start.meta)
+    tuned = go_on(args, make_recipe(args), Path("intercept"), data, tmp_path / "intercept")
+    assert tuned.average.patches[0].position.shape == (144, start.meta.model.width)
+    tuned.run(1, lambda step, figures: None)
+    made = load_checkpoint(tmp_path / "intercept" / "tune" / "policy.safetensors")
+    assert made.meta.model == replace(start.meta.model, patch=8)
+    assert made.meta.robot == start.meta.robot
 
 
 @pytest.mark.parametrize(
