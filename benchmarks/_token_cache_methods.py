@@ -143,7 +143,7 @@ def measure_task(
         for m in METHODS
     }
     noisy = Engine(checkpoint, schedule="has", seed=1, prefix=prefix, expert=expert)
-    robot = SimRobot(make_task(task))
+    robot = SimRobot(make_task(task), checkpoint.meta.robot)
     arm = np.flatnonzero([d.unit == "rad" for d in robot.spec.action])
     done = Measured()
     rng = np.random.default_rng(0)

@@ -8,7 +8,7 @@ action dimensions, d of committed steps, n of steps in a slice.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 import numpy as np
@@ -153,6 +153,16 @@ class RobotSpec:
     def action_upper(self) -> Float:
         """Shape (A,), in each dimension's unit."""
         return np.array([d.upper for d in self.action], dtype=np.float32)
+
+    def remembering(self, other: RobotSpec) -> RobotSpec:
+        """The same robot, which keeps those frames of the past that another's cameras have.
+
+        Cameras are matched by name. Past frames are the client's to keep: no camera is another one
+        by its lags.
+        """
+        lags = {camera.name: camera.lags for camera in other.cameras}
+        cameras = tuple(replace(c, lags=lags.get(c.name, c.lags)) for c in self.cameras)
+        return replace(self, cameras=cameras)
 
     def camera(self, name: str) -> CameraSpec:
         """Returns the camera of that name.

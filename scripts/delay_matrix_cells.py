@@ -152,7 +152,8 @@ def run_job(job: Job) -> dict:
     cell, scene = job.cell, job.scene
     if scene.name not in _robots:
         task = make_task(scene.task, **hardness_options(scene.task, scene.hardness))
-        _robots[scene.name] = SimRobot(task)
+        policy = policy_path(job.policies, scene.task)
+        _robots[scene.name] = SimRobot(task, load_checkpoint(policy).meta.robot)
     robot = _robots[scene.name]
     meter = MotionMeter(robot.spec.period_ns * 1e-9)
     if cell.strategy == STALE:

@@ -190,7 +190,8 @@ def _noting(stream: Stream, told: list[CacheFigures]) -> Stream:
 
 
 def _robot(args: Args) -> Simulated:
-    return make_robot(args.suite, args.task, args.hardness, args.flicker)
+    spec = load_checkpoint(Path(_policy(args))).meta.robot
+    return make_robot(args.suite, args.task, args.hardness, args.flicker, spec)
 
 
 def _stream(job: Job, robot: Simulated) -> Stream:

@@ -10,6 +10,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from controller.errors import ErrorCode, OnsetError
+from controller.types import RobotSpec
 from scripts.evaluate_cases import hardness_options
 from scripts.evaluate_report import Report, Row
 from sim.env import CONTROL_PERIOD_NS, SimRobot
@@ -93,11 +94,13 @@ def check_prompts(tasks: Sequence[str], known: Sequence[str]) -> None:
         raise OnsetError(ErrorCode.UNKNOWN_PROMPT, "tasks of the policy", unknown, list(known))
 
 
-def make_robot(suite: str, task: str, hardness: Sequence[str], flicker: float = 0.0) -> Simulated:
-    """The simulation of a task."""
+def make_robot(
+    suite: str, task: str, hardness: Sequence[str], flicker: float, spec: RobotSpec
+) -> Simulated:
+    """The simulation of a task, for a policy of this robot."""
     if suite == "onset":
         light = Flicker(flicker) if flicker else None
-        return SimRobot(make_task(task, **hardness_options(task, hardness)), flicker=light)
+        return SimRobot(make_task(task, **hardness_options(task, hardness)), spec, light)
     from sim.metaworld.robot import MetaWorldRobot, MetaWorldTask
 
     return MetaWorldRobot(MetaWorldTask(task))

@@ -244,8 +244,9 @@ def run_episodes(args: Args, progress: Progress) -> list[Run]:
     with SimDevice(args.task) as device, SimCamerasOf(device) as cameras:
         prompt = device.reset(args.seed)
         setup = StackSetup(
-            device.spec, SIMULATED, "sim.device:make_joints", {"segment": device.segment},
-            cameras, args.server, prompt, loop_of(args), args.robot_id, args.control_hz,
+            device.spec.remembering(description.robot), SIMULATED,
+            "sim.device:make_joints", {"segment": device.segment}, cameras,
+            args.server, prompt, loop_of(args), args.robot_id, args.control_hz,
             args.recordings, executor_options(args),
             {"task": args.task, "seed": str(args.seed)},
         )  # fmt: skip

@@ -117,6 +117,8 @@ class Args:
             keeps its scales, and drives in every round.
         patch: Height and width of the patches of what is tuned [px], where they are to be finer
             than those of the policy that it starts from.
+        lags: Frames of the fixed camera that it sees, as steps before now, where they are to be
+            more than those of the policy that it starts from; those come first.
         round_delay: Greatest delay with which the policy drives in the rounds [steps], drawn anew
             for each episode.
         round_strategy: How it drives then: as it is served under this strategy, within the arm's
@@ -143,6 +145,7 @@ class Args:
     tune: TrainConfig = TUNE
     start: Path | None = None
     patch: int | None = None
+    lags: tuple[int, ...] | None = None
     round_delay: int = 0
     round_strategy: str = ""
     name: str = ""
@@ -171,12 +174,10 @@ def main(args: Args) -> None:
     folder = args.out / args.task
     folder.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(args.threads)
-    meta = make_meta(task)
-    data = demonstrations(task, meta)
     if args.start is not None:
-        tuned = go_on(args, recipe, args.start, data, folder)
+        tuned = go_on(args, recipe, args.start, folder)
     else:
-        tuned = make_tuned(args, recipe, first_stage(args, recipe, meta, data, folder))
+        tuned = make_tuned(args, recipe, first_stage(args, recipe, make_meta(task), folder))
     fit(tuned, recipe.tune_steps)
     if args.ship:
         logs = {"flow": folder / "log.jsonl", "tune": tuned.folder / "log.jsonl"}
@@ -205,10 +206,9 @@ def driving(args: Args, recipe: Recipe) -> Driving:
     return Driving(args.task, recipe.hardness, args.round_delay, args.round_strategy, args.workers)
 
 
-def first_stage(
-    args: Args, recipe: Recipe, meta: PolicyMeta, data: Demonstrations, folder: Path
-) -> Trainer:
+def first_stage(args: Args, recipe: Recipe, meta: PolicyMeta, folder: Path) -> Trainer:
     """A plain flow policy, trained on the expert's data and in DAgger rounds."""
+    data = demonstrations(make_task(args.task), meta)
     collect(driving(args, recipe), folder, 0, recipe.episodes, None)
     read(data, folder, 0)
     # The gripper is absolute; the arm's actions are relative to where it is.
@@ -232,15 +232,18 @@ def first_stage(
     return trainer
 
 
-def go_on(args: Args, recipe: Recipe, policy: Path, data: Demonstrations, folder: Path) -> Trainer:
+def go_on(args: Args, recipe: Recipe, policy: Path, folder: Path) -> Trainer:
     """The tuning of a policy that is trained, on new data of the expert's and its own.
+
+    It may see more than the policy did: finer patches, or more frames of the past.
 
     Raises:
         OnsetError: BAD_VALUE: the policy is another task's, the delay is more than it is tuned
-            for, or there is no such strategy.
+            for, there is no such strategy, or it would see less.
     """
     check_range("round_delay", args.round_delay, 0, MAX_DELAY)
-    start, known = load_checkpoint(policy), make_task(args.task).prompts
+    start, task = load_checkpoint(policy), make_task(args.task)
+    known = task.prompts
     if start.meta.prompts != known:
         raise OnsetError(
             ErrorCode.BAD_VALUE,
@@ -248,19 +251,37 @@ def go_on(args: Args, recipe: Recipe, policy: Path, data: Demonstrations, folder
             f"{policy}, which knows {start.meta.prompts[0]!r}",
             f"a policy of {args.task}, which knows {known[0]!r}",
         )
+    meta = seeing_more(args, start.meta, task)
+    weights = refined(start.model.state_dict(), start.meta.model, meta.model)
+    data = demonstrations(task, meta)
     for number in range(recipe.rounds + 1):
         episodes = recipe.round_episodes if number else recipe.episodes
         collect(driving(args, recipe), folder, number, episodes, policy if number else None)
         read(data, folder, number)
-    robot = make_meta(make_task(args.task)).robot
-    lags = tuple(len(c.lags) for c in robot.cameras)
-    patch = start.meta.model.patch if args.patch is None else args.patch
-    model = dataclasses.replace(start.meta.model, patch=patch, lags=lags)
-    meta = dataclasses.replace(start.meta, model=model, robot=robot)
     tuned = tuning(args, recipe, meta, data, start.normaliser, folder)
     if not resumed(tuned):
-        tuned.start_at(refined(start.model.state_dict(), start.meta.model, model))
+        tuned.start_at(weights)
     return tuned
+
+
+def seeing_more(args: Args, meta: PolicyMeta, task: Task) -> PolicyMeta:
+    """A policy's description with what the command line has it see.
+
+    Raises:
+        OnsetError: BAD_VALUE: frames that it sees now are not the first of those to come.
+    """
+    robot = meta.robot
+    if args.lags is not None:
+        robot = robot.remembering(so101.spec(task.cameras, args.lags))
+    for now, then in zip(meta.robot.cameras, robot.cameras, strict=True):
+        if then.lags[: len(now.lags)] != now.lags:
+            raise OnsetError(
+                ErrorCode.BAD_VALUE, "lags", list(then.lags), f"{list(now.lags)} and then more"
+            )
+    patch = meta.model.patch if args.patch is None else args.patch
+    lags = tuple(len(c.lags) for c in robot.cameras)
+    model = dataclasses.replace(meta.model, patch=patch, lags=lags)
+    return dataclasses.replace(meta, model=model, robot=robot)
 
 
 def train_metaworld(args: Args) -> None:
@@ -278,6 +299,7 @@ def train_metaworld(args: Args) -> None:
         "tune": TUNE,
         "start": None,
         "patch": None,
+        "lags": None,
         "round_delay": 0,
         "round_strategy": "",
         "name": "",

@@ -82,7 +82,7 @@ def collect(args: Args, checkpoint: Checkpoint, folder: Path) -> list[Rollout]:
     for number in track(range(args.episodes), f"{args.task}: rollouts", console=CONSOLE):
         path = folder / f"{number:04d}.npz"
         if not path.is_file():
-            robot = robot or SimRobot(make_task(args.task))
+            robot = robot or SimRobot(make_task(args.task), checkpoint.meta.robot)
             engine = engine or Engine(checkpoint)
             _record(robot, engine, FIRST_SEED + number, args.execute_steps, path)
         with np.load(path, allow_pickle=False) as arrays:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -28,6 +27,7 @@ from scripts.delay_matrix_cells import (
 from sim.collect import HORIZON
 from sim.delay import Compute, Fixed
 from sim.jitter import Jitter
+from vla.checkpoint import WEIGHTS
 from vla.schedule import make_schedule
 
 MS = 1_000_000
@@ -98,7 +98,7 @@ def test_within_limits_the_arm_starts_more_softly():
     """Of the same expert on the same seed."""
     straight = Cell("pick_place", STALE, 0)
     rows = [
-        run_job(Job(cell, SCENES[-1], 0, Path(), TIMES, reaction=False))
+        run_job(Job(cell, SCENES[-1], 0, WEIGHTS, TIMES, reaction=False))
         for cell in (straight, replace(straight, robot="so101-sim"))
     ]
     assert all(row["success"] for row in rows)
