@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,7 @@ from sim.reaction import reaction_ns
 from sim.rollout import CONTROL_PERIOD_NS, Episode, loop_config, run_episode
 from sim.stale import StaleExpert
 from sim.tasks import make_task
-from vla.checkpoint import load_checkpoint
+from vla.checkpoint import Checkpoint, load_checkpoint
 from vla.chunking import ChunkMemory
 from vla.engine import Engine
 from vla.schedule import make_schedule
@@ -153,7 +154,7 @@ def run_job(job: Job) -> dict:
     if scene.name not in _robots:
         task = make_task(scene.task, **hardness_options(scene.task, scene.hardness))
         policy = policy_path(job.policies, scene.task)
-        _robots[scene.name] = SimRobot(task, load_checkpoint(policy).meta.robot)
+        _robots[scene.name] = SimRobot(task, _checkpoint(policy).meta.robot)
     robot = _robots[scene.name]
     meter = MotionMeter(robot.spec.period_ns * 1e-9)
     if cell.strategy == STALE:
@@ -267,11 +268,17 @@ def policy_path(folder: Path, task: str) -> Path:
     return tuned if tuned.is_file() else folder / f"{task}.safetensors"
 
 
+@cache
+def _checkpoint(policy: Path) -> Checkpoint:
+    """Read once for the robot and the engines of every schedule."""
+    return load_checkpoint(policy)
+
+
 def _engine(policy: Path, cell: Cell, executed: int | None) -> Engine:
     key = (policy, cell.schedule, cell.expert_steps, executed)
     if key not in _engines:
         _engines[key] = Engine(
-            load_checkpoint(policy),
+            _checkpoint(policy),
             schedule=cell.schedule,
             expert_steps=cell.expert_steps,
             executed=executed,

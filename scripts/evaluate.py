@@ -190,7 +190,7 @@ def _noting(stream: Stream, told: list[CacheFigures]) -> Stream:
 
 
 def _robot(args: Args) -> Simulated:
-    spec = load_checkpoint(Path(_policy(args))).meta.robot
+    spec = _checkpoint(_policy(args), trained=True).meta.robot
     return make_robot(args.suite, args.task, args.hardness, args.flicker, spec)
 
 

@@ -170,14 +170,13 @@ def main(args: Args) -> None:
     # Now: shipping changes the bundled weights, and with them what git says of the tree.
     commit = code_commit()
     recipe = make_recipe(args)
-    task = make_task(args.task)
     folder = args.out / args.task
     folder.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(args.threads)
     if args.start is not None:
         tuned = go_on(args, recipe, args.start, folder)
     else:
-        tuned = make_tuned(args, recipe, first_stage(args, recipe, make_meta(task), folder))
+        tuned = make_tuned(args, recipe, first_stage(args, recipe, folder))
     fit(tuned, recipe.tune_steps)
     if args.ship:
         logs = {"flow": folder / "log.jsonl", "tune": tuned.folder / "log.jsonl"}
@@ -206,9 +205,11 @@ def driving(args: Args, recipe: Recipe) -> Driving:
     return Driving(args.task, recipe.hardness, args.round_delay, args.round_strategy, args.workers)
 
 
-def first_stage(args: Args, recipe: Recipe, meta: PolicyMeta, folder: Path) -> Trainer:
+def first_stage(args: Args, recipe: Recipe, folder: Path) -> Trainer:
     """A plain flow policy, trained on the expert's data and in DAgger rounds."""
-    data = demonstrations(make_task(args.task), meta)
+    task = make_task(args.task)
+    meta = make_meta(task)
+    data = demonstrations(task, meta)
     collect(driving(args, recipe), folder, 0, recipe.episodes, None)
     read(data, folder, 0)
     # The gripper is absolute; the arm's actions are relative to where it is.

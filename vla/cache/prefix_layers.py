@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vla.graph import FLOAT, Graph
-from vla.models.layers import Block
+from vla.models.layers import Block, by_head
 from vla.models.small import PatchEmbedding, ReadoutHead, SmallVLA
 
 EPSILON = 1e-5  # of every normalisation in the model
@@ -281,8 +281,7 @@ def write(slot: Tensor, fresh: Tensor, active: Tensor | None) -> None:
 
     ``slot`` is as in ``Layer``.
     """
-    _, heads, _, each = slot.shape
-    fresh = fresh.unflatten(1, (2, heads, each)).permute(1, 2, 0, 3)
+    fresh = by_head(fresh, slot.shape[1])
     if active is None:
         slot.copy_(fresh)
     else:

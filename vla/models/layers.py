@@ -36,8 +36,7 @@ class Block(nn.Module):
 
     def keys_values(self, rows: Tensor) -> Tensor:
         """Keys, then values, of normalised rows. (B, N, D) to (B, 2, heads, N, D / heads)."""
-        # Heads stand apart: attention is faster over rows of a head that stand together.
-        return self.key_value(rows).unflatten(-1, (2, self.heads, -1)).permute(0, 2, 3, 1, 4)
+        return by_head(self.key_value(rows), self.heads)
 
     def forward(
         self, x: Tensor, rows: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None
@@ -55,6 +54,12 @@ class Block(nn.Module):
         read = F.scaled_dot_product_attention(query, keys, values, attn_mask=mask)
         x = x + self.out(read.transpose(1, 2).flatten(2))
         return x + self.mlp(self.norm_mlp(x))
+
+
+def by_head(both: Tensor, heads: int) -> Tensor:
+    """Keys and values side by side, apart. (..., N, 2 D) to (..., 2, heads, N, D / heads)."""
+    # Attention is faster over rows of a head that stand together.
+    return both.unflatten(-1, (2, heads, -1)).movedim(-4, -2)
 
 
 def time_embedding(tau: Tensor, width: int, shortest: float) -> Tensor:
