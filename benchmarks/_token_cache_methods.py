@@ -99,22 +99,22 @@ class Measured:
     """What one task gave.
 
     Attributes:
+        film: The first episode, with what the driver reused.
         replies: By method, in order.
         floors: Errors of half precision and of another noise [rad].
         worst: By method.
         observations: All observations, with their prompts.
         session_bytes: Size of a session's cache.
         shared_bytes: Size of what the sessions share.
-        film: The first episode, with what the driver reused.
     """
 
+    film: ReuseFilm
     replies: dict[str, list[Reply]] = field(default_factory=dict)
     floors: dict[str, list[float]] = field(default_factory=lambda: {n: [] for n in FLOORS})
     worst: dict[str, Worst] = field(default_factory=dict)
     observations: list[tuple[Observation, str]] = field(default_factory=list)
     session_bytes: int = 0
     shared_bytes: int = 0
-    film: ReuseFilm = field(default_factory=ReuseFilm)
 
 
 def measure_task(
@@ -145,7 +145,7 @@ def measure_task(
     noisy = Engine(checkpoint, schedule="has", seed=1, prefix=prefix, expert=expert)
     robot = SimRobot(make_task(task), checkpoint.meta.robot)
     arm = np.flatnonzero([d.unit == "rad" for d in robot.spec.action])
-    done = Measured()
+    done = Measured(ReuseFilm(checkpoint.meta.model.patch))
     rng = np.random.default_rng(0)
 
     def stream(observation: Observation) -> list[Finished]:

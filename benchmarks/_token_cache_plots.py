@@ -11,17 +11,20 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from benchmarks._token_cache_methods import Measured
 from sim.reuse_film import dimmed
 
 DPI = 110
+IN_A_ROW = 4
 
 
-def draw_speed(path: Path, tasks: Mapping[str, Measured], dense: str = "off") -> None:
-    """Median speed-up of encoding against p99 of the action error, a panel a task."""
-    figure, axes = plt.subplots(1, len(tasks), figsize=(4.2 * len(tasks), 4), squeeze=False)
-    for axis, (task, measured) in zip(axes[0], tasks.items(), strict=True):
+def draw_speed(path: Path, policies: Mapping[str, Measured], dense: str = "off") -> None:
+    """Median speed-up of encoding against p99 of the action error, a panel a policy."""
+    figure, axes = _panels(len(policies), 4)
+    for axis, (policy, measured) in zip(axes, policies.items(), strict=True):
         base = np.median([r.encode_ms for r in measured.replies[dense]])
         for name, replies in sorted(measured.replies.items()):
             if name.startswith("oracle") or name in ("off", "dense"):
@@ -32,16 +35,16 @@ def draw_speed(path: Path, tasks: Mapping[str, Measured], dense: str = "off") ->
         for name, errors in measured.floors.items():
             axis.axhline(np.quantile(errors, 0.99), color="0.6", ls=":", lw=1)
             axis.text(axis.get_xlim()[0], np.quantile(errors, 0.99), name, fontsize=7, va="bottom")
-        axis.set(title=task, xlabel="encode: times faster than dense (p50)", yscale="log")
-    axes[0, 0].set_ylabel("action error, p99 [rad]")
-    axes[0, -1].legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
+        axis.set(title=policy, xlabel="encode: times faster than dense (p50)", yscale="log")
+    axes[0].set_ylabel("action error, p99 [rad]")
+    axes[-1].legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
     _save(figure, path)
 
 
-def draw_age(path: Path, tasks: Mapping[str, Measured]) -> None:
-    """Error against the greatest age, without slack time, a panel a task."""
-    figure, axes = plt.subplots(1, len(tasks), figsize=(4.2 * len(tasks), 3.6), squeeze=False)
-    for axis, (task, measured) in zip(axes[0], tasks.items(), strict=True):
+def draw_age(path: Path, policies: Mapping[str, Measured]) -> None:
+    """Error against the greatest age, without slack time, a panel a policy."""
+    figure, axes = _panels(len(policies), 3.6)
+    for axis, (policy, measured) in zip(axes, policies.items(), strict=True):
         for name in ("learned 1/4, no slack", "pixel 1/4, no slack", "learned 1/2, no slack"):
             replies = [r for r in measured.replies[name] if not r.figures.dense_reason]
             ages = sorted({r.figures.max_age for r in replies})
@@ -49,27 +52,40 @@ def draw_age(path: Path, tasks: Mapping[str, Measured]) -> None:
             line = axis.plot(ages, [np.median(e) for e in errors], label=name)[0]
             axis.plot(ages, [max(e) for e in errors], color=line.get_color(), ls="--", lw=1)
         axis.axhline(np.quantile(measured.floors["bfloat16"], 0.99), color="0.6", ls=":", lw=1)
-        axis.set(title=task, xlabel="greatest age of a row [observations]", yscale="log")
-    axes[0, 0].set_ylabel("action error [rad]: median, max (dashed)\nbfloat16's p99 (dotted)")
-    axes[0, -1].legend(fontsize=7)
+        axis.set(title=policy, xlabel="greatest age of a row [observations]", yscale="log")
+    axes[0].set_ylabel("action error [rad]: median, max (dashed)\nbfloat16's p99 (dotted)")
+    axes[-1].legend(fontsize=7)
     _save(figure, path)
 
 
-def draw_worst(path: Path, tasks: Mapping[str, Measured], names: tuple[str, ...]) -> None:
+def draw_worst(path: Path, policies: Mapping[str, Measured], names: tuple[str, ...]) -> None:
     """The frame on which each method was farthest off, its reused patches dimmed."""
     figure, axes = plt.subplots(
-        len(tasks), len(names), figsize=(3.2 * len(names), 2.1 * len(tasks)), squeeze=False
+        len(policies), len(names), figsize=(3.2 * len(names), 2.1 * len(policies)), squeeze=False
     )
-    for row, (task, measured) in zip(axes, tasks.items(), strict=True):
+    for row, (policy, measured) in zip(axes, policies.items(), strict=True):
         for axis, name in zip(row, names, strict=True):
             worst = measured.worst[name]
             picture = [
-                dimmed(frame, worst.chosen, number) for number, frame in enumerate(worst.frames)
+                dimmed(frame, worst.chosen, number, measured.film.patch)
+                for number, frame in enumerate(worst.frames)
             ]
             axis.imshow(np.concatenate(picture, axis=1), interpolation="nearest")
-            axis.set_title(f"{task}, {name}\n{worst.error:.3f} rad", fontsize=8)
+            axis.set_title(f"{policy}, {name}\n{worst.error:.3f} rad", fontsize=8)
             axis.axis("off")
     _save(figure, path)
+
+
+def _panels(count: int, height: float) -> tuple[Figure, list[Axes]]:
+    """As many panels, in rows. Height of one [in]."""
+    columns = min(count, IN_A_ROW)
+    rows = -(-count // columns)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(4.2 * columns, height * rows), squeeze=False
+    )
+    for axis in axes.flat[count:]:
+        axis.remove()
+    return figure, list(axes.flat[:count])
 
 
 def _save(figure, path: Path) -> None:

@@ -30,6 +30,7 @@ from benchmarks._token_cache_plots import draw_age, draw_speed, draw_worst
 from benchmarks._token_cache_ttfa import bundled_ttfa, large_ttfa
 from controller.types import Observation
 from scripts.results import code_commit, write_results
+from sim.tasks import task_of
 from vla.cache.config import CacheConfig, CacheMode
 from vla.cache.selector import WEIGHTS, load_selector
 from vla.checkpoint import load_checkpoint
@@ -51,8 +52,8 @@ class Args:
     """The token cache and its controls, on the observations of closed loops.
 
     Attributes:
-        tasks: Bundled policies; all that have a selector by default.
-        episodes: Episodes of each.
+        policies: Bundled ones; all that have a selector by default.
+        episodes: Episodes of each policy.
         first_seed: Of the first episode.
         large: Rounds of the larger build; 0 leaves it out.
         replies: Replies of each server; 0 leaves the time to the first action out.
@@ -62,7 +63,7 @@ class Args:
         json: Result file to write.
     """
 
-    tasks: tuple[str, ...] = ()
+    policies: tuple[str, ...] = ()
     episodes: int = 6
     first_seed: int = 0
     large: int = 30
@@ -76,26 +77,27 @@ class Args:
 def main(args: Args) -> None:
     commit = code_commit()
     torch.set_num_threads(1)
-    tasks = args.tasks or tuple(sorted(p.stem for p in WEIGHTS.glob("*.safetensors")))
+    policies = args.policies or tuple(sorted(p.stem for p in WEIGHTS.glob("*.safetensors")))
     figures: dict[str, float] = {}
     rows: list[Row] = []
     measured: dict[str, Measured] = {}
-    for task in tasks:
-        checkpoint, selector = load_checkpoint(Path(task)), load_selector(Path(task))
-        done = measured[task] = measure_task(
+    for policy in policies:
+        checkpoint, selector = load_checkpoint(Path(policy)), load_selector(Path(policy))
+        task = task_of(checkpoint.meta.prompts)
+        done = measured[policy] = measure_task(
             task, checkpoint, selector, args.episodes, args.first_seed
         )
-        found = task_rows(task, done)
-        CONSOLE.print(_table(task, found))
+        found = policy_rows(policy, done)
+        CONSOLE.print(_table(policy, found))
         rows += found
-        figures |= task_figures(task, done)
+        figures |= policy_figures(policy, done)
         if args.replies:
             seen = first_prompt(done.observations, args.replies)
-            clocks = bundled_ttfa(task, checkpoint, seen, args.out, args.pause)
-            rows += [_ttfa_row(task, name, clock.first) for name, clock in clocks.items()]
+            clocks = bundled_ttfa(policy, checkpoint, seen, args.out, args.pause)
+            rows += [_ttfa_row(policy, name, clock.first) for name, clock in clocks.items()]
             ratio = np.median(clocks["learned"].first) / np.median(clocks["off"].first)
-            figures[f"ttfa_cache_over_has_{task}"] = float(ratio)
-    like = load_checkpoint(Path(tasks[0]))
+            figures[f"ttfa_cache_over_has_{policy}"] = float(ratio)
+    like = load_checkpoint(Path(policies[0]))
     if args.large:
         times = measure_large(like, LARGE, args.large)
         rows += [_large_row(name, found) for name, found in times.items()]
@@ -108,7 +110,7 @@ def main(args: Args) -> None:
         figures["choice_share_large"] = float(np.median([t.choice_ms for t in own])) / off
     if args.large and args.replies:
         # The slack of the larger build is a whole encoding.
-        clocks = large_ttfa(tasks[0], like, args.large, args.out, 10 * args.pause)
+        clocks = large_ttfa(policies[0], like, args.large, args.out, 10 * args.pause)
         rows += [_ttfa_row("large", name, clock.first) for name, clock in clocks.items()]
         ratio = np.median(clocks["learned"].first) / np.median(clocks["off"].first)
         figures["ttfa_cache_over_has"] = float(ratio)
@@ -118,10 +120,10 @@ def main(args: Args) -> None:
     draw_speed(folder / "speed.png", measured)
     draw_age(folder / "age.png", measured)
     draw_worst(folder / "worst.png", measured, ("learned", "pixel 1/4", "random 1/4"))
-    for task, done in measured.items():
-        done.film.strip(folder / f"reuse_{task}.png")
-        period_s = load_checkpoint(Path(task)).meta.robot.period_ns * 1e-9
-        done.film.write(args.out / f"reuse_{task}.mp4", 1 / (PERIODS * period_s))
+    for policy, done in measured.items():
+        done.film.strip(folder / f"reuse_{policy}.png")
+        period_s = load_checkpoint(Path(policy)).meta.robot.period_ns * 1e-9
+        done.film.write(args.out / f"reuse_{policy}.mp4", 1 / (PERIODS * period_s))
     CONSOLE.print(f"wrote pictures to {folder}, films to {args.out}")
     if args.json is not None:
         write_results(args.json, figures, rows, commit=commit)
@@ -136,7 +138,7 @@ def first_prompt(
     return observations[: min([count, *ends[:1]])]
 
 
-def task_rows(task: str, done: Measured) -> list[Row]:
+def policy_rows(policy: str, done: Measured) -> list[Row]:
     """A row for each method, and for each floor."""
     off = float(np.median([r.encode_ms for r in done.replies["off"]]))
     rows: list[Row] = []
@@ -145,7 +147,7 @@ def task_rows(task: str, done: Measured) -> list[Row]:
         reasons = [r.figures.dense_reason for r in replies if r.figures.dense_reason]
         rows.append(
             {
-                "task": task,
+                "policy": policy,
                 "method": name,
                 "observations": len(replies),
                 "encode_p50_ms": p50,
@@ -162,12 +164,12 @@ def task_rows(task: str, done: Measured) -> list[Row]:
         )
     rows.sort(key=lambda row: str(row["method"]))
     return rows + [
-        {"task": task, "method": f"floor: {n}", "observations": len(e), **_errors(e)}
+        {"policy": policy, "method": f"floor: {n}", "observations": len(e), **_errors(e)}
         for n, e in done.floors.items()
     ]
 
 
-def task_figures(task: str, done: Measured) -> dict[str, float]:
+def policy_figures(policy: str, done: Measured) -> dict[str, float]:
     """What the run was for."""
 
     def p50(name: str, field: str = "encode_ms") -> float:
@@ -175,14 +177,14 @@ def task_figures(task: str, done: Measured) -> dict[str, float]:
 
     learned = done.replies[DRIVER]
     return {
-        f"encode_speedup_p50_{task}": p50("off") / p50(DRIVER),
-        f"encode_speedup_p50_{task}_no_slack": p50("off") / p50("learned 1/4, no slack"),
-        f"selector_share_{task}": p50(DRIVER, "scoring_ms") / p50("off"),
-        f"choice_share_{task}": p50(DRIVER, "choice_ms") / p50("off"),
-        f"reused_{task}": float(np.mean([r.figures.reused for r in learned])),
-        f"error_p99_{task}": float(np.quantile([r.error for r in learned], 0.99)),
-        f"error_max_{task}": max(r.error for r in learned),
-        f"session_kib_{task}": done.session_bytes / 1024,
+        f"encode_speedup_p50_{policy}": p50("off") / p50(DRIVER),
+        f"encode_speedup_p50_{policy}_no_slack": p50("off") / p50("learned 1/4, no slack"),
+        f"selector_share_{policy}": p50(DRIVER, "scoring_ms") / p50("off"),
+        f"choice_share_{policy}": p50(DRIVER, "choice_ms") / p50("off"),
+        f"reused_{policy}": float(np.mean([r.figures.reused for r in learned])),
+        f"error_p99_{policy}": float(np.quantile([r.error for r in learned], 0.99)),
+        f"error_max_{policy}": max(r.error for r in learned),
+        f"session_kib_{policy}": done.session_bytes / 1024,
     }
 
 
@@ -199,7 +201,7 @@ def _errors(errors: list[float]) -> Row:
 def _large_row(name: str, times: list[LargeTimes]) -> Row:
     p50, p95, p99 = quantiles([t.encode_ms for t in times])
     return {
-        "task": "large",
+        "policy": "large",
         "method": name,
         "observations": len(times),
         "encode_p50_ms": p50,
@@ -210,10 +212,10 @@ def _large_row(name: str, times: list[LargeTimes]) -> Row:
     }
 
 
-def _ttfa_row(task: str, name: str, times: list[float]) -> Row:
+def _ttfa_row(policy: str, name: str, times: list[float]) -> Row:
     p50, p95, p99 = quantiles(times)
     return {
-        "task": task,
+        "policy": policy,
         "method": f"TTFA over gRPC, HAS, cache {name}",
         "observations": len(times),
         "ttfa_p50_ms": p50,
@@ -222,9 +224,9 @@ def _ttfa_row(task: str, name: str, times: list[float]) -> Row:
     }
 
 
-def _table(task: str, rows: list[Row]) -> Table:
+def _table(policy: str, rows: list[Row]) -> Table:
     caption = "encode (ms), times faster than off, share reused, age, error of the actions (rad)"
-    table = Table(title=task, caption=caption)
+    table = Table(title=policy, caption=caption)
     columns = {
         "method": "method",
         "encode_p50_ms": "p50",

@@ -95,7 +95,8 @@ def report_task(args: Args, report: Report, title: str, commit: str) -> None:
     if args.json is not None:
         figures = report.figures()
         if "success_difference_learned" in figures:
-            figures[f"success_difference_{args.task}"] = figures["success_difference_learned"]
+            policy = Path(_policy(args)).stem
+            figures[f"success_difference_{policy}"] = figures["success_difference_learned"]
         write_results(args.json, figures, report.filled_rows(), commit=commit)
         CONSOLE.print(f"wrote {args.json}")
     if args.plot is not None:

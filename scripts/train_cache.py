@@ -64,13 +64,15 @@ class Args:
 def main(args: Args) -> None:
     commit = code_commit()
     torch.set_num_threads(args.threads)
-    checkpoint = load_checkpoint(Path(args.policy or args.task))
-    name, folder = checkpoint.meta.name, args.out / checkpoint.meta.name
+    given = Path(args.policy or args.task)
+    checkpoint = load_checkpoint(given)
+    # Of the file: several bundled policies of a task have one name.
+    name, folder = checkpoint.meta.name, args.out / given.stem
     rollouts = collect(args, checkpoint, folder / "rollouts")
     policy = BlendedBuiltIn(checkpoint)
     trainer, meta, log = fit(policy, name, checkpoint.digest, args.train, rollouts, folder)
     if args.ship:
-        trainer.heads.selector(meta).save(WEIGHTS / f"{args.policy or args.task}.safetensors")
+        trainer.heads.selector(meta).save(WEIGHTS / f"{given.stem}.safetensors")
     if args.json is not None:
         figures = {"rows": log[-1]["rows"], "error": log[-1]["error"]}
         write_results(args.json, figures, log, commit=commit)

@@ -13,12 +13,11 @@ from numpy.typing import NDArray
 
 from controller.types import Image
 
-PATCH = 12  # height and width of a patch of the bundled policies [px]
 DIM = 0.3  # brightness that is left of a reused patch
 SCALE = 4
 
 
-def dimmed(frame: Image, chosen: NDArray[np.int64], camera: int, patch: int = PATCH) -> Image:
+def dimmed(frame: Image, chosen: NDArray[np.int64], camera: int, patch: int) -> Image:
     """A frame whose reused patches are dark.
 
     Args:
@@ -45,7 +44,7 @@ class ReuseFilm:
         pictures: All cameras side by side, one an observation. Shape (h, w, 3), uint8.
     """
 
-    patch: int = PATCH
+    patch: int
     pictures: list[Image] = field(default_factory=list)
 
     def add(self, frames: list[Image], chosen: NDArray[np.int64], caption: str) -> None:

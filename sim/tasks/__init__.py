@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 
 from controller.errors import ErrorCode, OnsetError
 from sim.task import Task
@@ -28,6 +29,19 @@ def make_task(name: str, **options: float) -> Task:
     if unknown := sorted(set(options) - set(known)):
         raise OnsetError(ErrorCode.BAD_VALUE, f"task[{name}] options", unknown, list(known))
     return TASKS[name](**options)
+
+
+def task_of(prompts: Sequence[str]) -> str:
+    """The name of the task whose instructions a policy knows.
+
+    Raises:
+        OnsetError: BAD_VALUE: they are no task's.
+    """
+    for name in TASKS:
+        if make_task(name).prompts == tuple(prompts):
+            return name
+    known = {name: make_task(name).prompts[0] for name in TASKS}
+    raise OnsetError(ErrorCode.BAD_VALUE, "prompts", list(prompts), f"a task's: {known}")
 
 
 def hardness(name: str) -> dict[str, float]:

@@ -20,7 +20,7 @@ BRIEF = CacheTraining(align=1, steps=2, batch=2, frames=2)
 def test_an_interrupted_run_goes_on_and_gives_a_selector(tmp_path) -> None:
     args = Args("intercept", episodes=1, out=tmp_path, ship=False, train=BRIEF)
     main(args)
-    folder = tmp_path / "small-intercept"
+    folder = tmp_path / "intercept"
     rollout = folder / "rollouts" / "0000.npz"
     written = rollout.stat().st_mtime_ns
     main(args)  # nothing is left to do

@@ -15,7 +15,7 @@ from sim.env import SimRobot
 from sim.experts.grasp import HALF
 from sim.robots import so101
 from sim.task import Targets, Task
-from sim.tasks import TASKS, make_task
+from sim.tasks import TASKS, make_task, task_of
 
 GRASPING = ("conveyor", "pick_place")
 HORIZON, DT, TICKS = 32, 0.04, 4
@@ -214,6 +214,12 @@ def test_unknown_prompt_is_refused(robots, name):
         robots[name].reset(0, "make coffee")
     assert refusal.value.code == ErrorCode.UNKNOWN_PROMPT
     assert all(prompt in str(refusal.value) for prompt in robots[name].task.prompts)
+
+
+def test_prompts_tell_the_task():
+    assert [task_of(make_task(name).prompts) for name in TASKS] == list(TASKS)
+    with pytest.raises(OnsetError, match="a task's"):
+        task_of(("sing",))
 
 
 def test_unknown_task_and_option_are_refused():
