@@ -33,8 +33,9 @@ def draw_speed(path: Path, policies: Mapping[str, Measured], dense: str = "off")
             worst = np.quantile([r.error for r in replies], 0.99)
             axis.scatter(speed, worst, s=30, label=name, marker="o" if "slack" not in name else "x")
         for name, errors in measured.floors.items():
-            axis.axhline(np.quantile(errors, 0.99), color="0.6", ls=":", lw=1)
-            axis.text(axis.get_xlim()[0], np.quantile(errors, 0.99), name, fontsize=7, va="bottom")
+            floor = float(np.quantile(errors, 0.99))
+            axis.axhline(floor, color="0.6", ls=":", lw=1)
+            axis.text(axis.get_xlim()[0], floor, name, fontsize=7, va="bottom")
         axis.set(title=policy, xlabel="encode: times faster than dense (p50)", yscale="log")
     axes[0].set_ylabel("action error, p99 [rad]")
     axes[-1].legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
@@ -51,7 +52,8 @@ def draw_age(path: Path, policies: Mapping[str, Measured]) -> None:
             errors = [[r.error for r in replies if r.figures.max_age == age] for age in ages]
             line = axis.plot(ages, [np.median(e) for e in errors], label=name)[0]
             axis.plot(ages, [max(e) for e in errors], color=line.get_color(), ls="--", lw=1)
-        axis.axhline(np.quantile(measured.floors["bfloat16"], 0.99), color="0.6", ls=":", lw=1)
+        floor = float(np.quantile(measured.floors["bfloat16"], 0.99))
+        axis.axhline(floor, color="0.6", ls=":", lw=1)
         axis.set(title=policy, xlabel="greatest age of a row [observations]", yscale="log")
     axes[0].set_ylabel("action error [rad]: median, max (dashed)\nbfloat16's p99 (dotted)")
     axes[-1].legend(fontsize=7)
