@@ -38,7 +38,7 @@ def draw_speed(path: Path, policies: Mapping[str, Measured], dense: str = "off")
             axis.text(axis.get_xlim()[0], floor, name, fontsize=7, va="bottom")
         axis.set(title=policy, xlabel="encode: times faster than dense (p50)", yscale="log")
     axes[0].set_ylabel("action error, p99 [rad]")
-    axes[-1].legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=IN_A_ROW)
     _save(figure, path)
 
 
@@ -63,7 +63,10 @@ def draw_age(path: Path, policies: Mapping[str, Measured]) -> None:
 def draw_worst(path: Path, policies: Mapping[str, Measured], names: tuple[str, ...]) -> None:
     """The frame on which each method was farthest off, its reused patches dimmed."""
     figure, axes = plt.subplots(
-        len(policies), len(names), figsize=(3.2 * len(names), 2.1 * len(policies)), squeeze=False
+        *(len(policies), len(names)),
+        figsize=(3.2 * len(names), 2.1 * len(policies)),
+        squeeze=False,
+        layout="constrained",
     )
     for row, (policy, measured) in zip(axes, policies.items(), strict=True):
         for axis, name in zip(row, names, strict=True):
@@ -83,7 +86,7 @@ def _panels(count: int, height: float) -> tuple[Figure, list[Axes]]:
     columns = min(count, IN_A_ROW)
     rows = -(-count // columns)
     figure, axes = plt.subplots(
-        rows, columns, figsize=(4.2 * columns, height * rows), squeeze=False
+        rows, columns, figsize=(4.2 * columns, height * rows), squeeze=False, layout="constrained"
     )
     for axis in axes.flat[count:]:
         axis.remove()
@@ -91,7 +94,6 @@ def _panels(count: int, height: float) -> tuple[Figure, list[Axes]]:
 
 
 def _save(figure, path: Path) -> None:
-    figure.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=DPI)
     plt.close(figure)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,10 +22,18 @@ LARGE_SERVER = Path(__file__).with_name("_token_cache_server.py")
 WARM_UP = 4  # replies of each that are not counted
 
 
+@dataclass(frozen=True)
+class Episode:
+    """Recorded observations of one instruction, in order."""
+
+    prompt: str
+    observations: tuple[Observation, ...]
+
+
 def bundled_ttfa(
     policy: str,
     checkpoint: Checkpoint,
-    observations: Sequence[tuple[Observation, str]],
+    episodes: Sequence[Episode],
     out: Path,
     pause_s: float,
 ) -> dict[str, Clocks]:
@@ -34,12 +42,12 @@ def bundled_ttfa(
     Args:
         policy: Its bundled name.
         checkpoint: The policy.
-        observations: Of one instruction, in order.
+        episodes: Each is a session of its own.
         out: Folder of the servers' logs.
         pause_s: Between two observations of one robot: its slack time [s].
     """
     options = {name: ("--schedule", "has", "--cache", name) for name in ("off", "learned")}
-    return _rounds(policy, checkpoint.meta.robot, observations, options, SERVE, out, pause_s)
+    return _rounds(policy, checkpoint.meta.robot, episodes, options, SERVE, out, pause_s)
 
 
 def large_ttfa(
@@ -48,15 +56,15 @@ def large_ttfa(
     """The same for the larger build, which computes a quarter of its rows."""
     checkpoint = large_checkpoint(like)
     robot, prompt = checkpoint.meta.robot, checkpoint.meta.prompts[0]
-    observations = [(o, prompt) for o in moving_squares(robot, count)]
+    episode = Episode(prompt, tuple(moving_squares(robot, count)))
     options = {name: ("--cache", name) for name in ("off", "learned")}
-    return _rounds(policy, robot, observations, options, LARGE_SERVER, out, pause_s)
+    return _rounds(policy, robot, [episode], options, LARGE_SERVER, out, pause_s)
 
 
 def _rounds(
     policy: str,
     robot: RobotSpec,
-    observations: Sequence[tuple[Observation, str]],
+    episodes: Sequence[Episode],
     options: dict[str, tuple[str, ...]],
     script: Path,
     out: Path,
@@ -64,22 +72,32 @@ def _rounds(
 ) -> dict[str, Clocks]:
     done = {name: Clocks() for name in options}
     rng = np.random.default_rng(0)
+    number = 0
     with ExitStack() as stack:
-        links = {}
+        servers = {}
         for name, given in options.items():
             log = out / f"{script.stem}_{name}.log"
-            server = stack.enter_context(LocalServer(policy, log, *given, script=script))
-            config = LinkConfig(reply_deadline_s=10.0)
-            prompt = observations[0][1]
-            link = GrpcLink(server.address, robot, robot_id="cache", prompt=prompt, config=config)
-            links[name] = stack.enter_context(link)
-        for number, (observation, _) in enumerate(observations):
-            asked = replace(observation, id=number, prompt=None)
-            for index in rng.permutation(len(links)):
-                name = list(links)[index]
-                time.sleep(pause_s)
-                into, began = done[name], time.perf_counter_ns()
-                links[name].submit(asked)
-                pieces = arriving(links[name])
-                (into if number >= WARM_UP else Clocks()).note(pieces, 4, began)
+            server = LocalServer(policy, log, *given, script=script)
+            servers[name] = stack.enter_context(server)
+        for episode in episodes:
+            with ExitStack() as session:
+                links = {}
+                for name, server in servers.items():
+                    link = _link(server.address, robot, episode.prompt)
+                    links[name] = session.enter_context(link)
+                for observation in episode.observations:
+                    asked = replace(observation, id=number, prompt=None)
+                    for index in rng.permutation(len(links)):
+                        name = list(links)[index]
+                        time.sleep(pause_s)
+                        into, began = done[name], time.perf_counter_ns()
+                        links[name].submit(asked)
+                        pieces = arriving(links[name])
+                        (into if number >= WARM_UP else Clocks()).note(pieces, 4, began)
+                    number += 1
     return done
+
+
+def _link(address: str, robot: RobotSpec, prompt: str) -> GrpcLink:
+    config = LinkConfig(reply_deadline_s=10.0)
+    return GrpcLink(address, robot, robot_id="cache", prompt=prompt, config=config)

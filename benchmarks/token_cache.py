@@ -27,7 +27,7 @@ from rich.table import Table
 from benchmarks._token_cache_large import LargeTimes, measure_large, quantiles
 from benchmarks._token_cache_methods import DRIVER, Measured, measure_task
 from benchmarks._token_cache_plots import draw_age, draw_speed, draw_worst
-from benchmarks._token_cache_ttfa import bundled_ttfa, large_ttfa
+from benchmarks._token_cache_ttfa import Episode, bundled_ttfa, large_ttfa
 from controller.types import Observation
 from scripts.results import code_commit, write_results
 from sim.tasks import task_of
@@ -92,7 +92,7 @@ def main(args: Args) -> None:
         rows += found
         figures |= policy_figures(policy, done)
         if args.replies:
-            seen = first_prompt(done.observations, args.replies)
+            seen = recorded(done.observations, args.replies)
             clocks = bundled_ttfa(policy, checkpoint, seen, args.out, args.pause)
             rows += [_ttfa_row(policy, name, clock.first) for name, clock in clocks.items()]
             ratio = np.median(clocks["learned"].first) / np.median(clocks["off"].first)
@@ -130,12 +130,13 @@ def main(args: Args) -> None:
         CONSOLE.print(f"wrote {args.json}")
 
 
-def first_prompt(
-    observations: list[tuple[Observation, str]], count: int
-) -> list[tuple[Observation, str]]:
-    """The first observations, up to the first of another episode."""
-    ends = [i for i in range(1, len(observations)) if observations[i][0].step == 0]
-    return observations[: min([count, *ends[:1]])]
+def recorded(observations: list[tuple[Observation, str]], count: int) -> list[Episode]:
+    """The first observations, by episodes."""
+    episodes: list[Episode] = []
+    for observation, prompt in observations[:count]:
+        before = () if observation.step == 0 else episodes.pop().observations
+        episodes.append(Episode(prompt, (*before, observation)))
+    return episodes
 
 
 def policy_rows(policy: str, done: Measured) -> list[Row]:
