@@ -12,7 +12,7 @@ from controller.types import CacheFigures, Observation
 from sim.env import SimRobot
 from sim.reuse_film import ReuseFilm
 from sim.rollout import loop_config, run_episode
-from sim.tasks import make_task
+from sim.tasks import make_task, task_of
 from vla.cache.asked import Whose
 from vla.cache.config import CacheConfig, CacheMode
 from vla.cache.prefix import PrefixEncoder
@@ -96,7 +96,7 @@ class Worst:
 
 @dataclass
 class Measured:
-    """What one task gave.
+    """What one policy gave.
 
     Attributes:
         film: The first episode, with what the driver reused.
@@ -117,13 +117,12 @@ class Measured:
     shared_bytes: int = 0
 
 
-def measure_task(
-    task: str, checkpoint: Checkpoint, selector: Selector, episodes: int, first_seed: int
+def measure_policy(
+    checkpoint: Checkpoint, selector: Selector, episodes: int, first_seed: int
 ) -> Measured:
     """Runs episodes in virtual time; each observation goes through every method.
 
     Args:
-        task: Its name.
         checkpoint: The policy.
         selector: Its selector.
         episodes: How many.
@@ -143,7 +142,7 @@ def measure_task(
         for m in METHODS
     }
     noisy = Engine(checkpoint, schedule="has", seed=1, prefix=prefix, expert=expert)
-    robot = SimRobot(make_task(task), checkpoint.meta.robot)
+    robot = SimRobot(make_task(task_of(checkpoint.meta.prompts)), checkpoint.meta.robot)
     arm = np.flatnonzero([d.unit == "rad" for d in robot.spec.action])
     done = Measured(ReuseFilm(checkpoint.meta.model.patch))
     rng = np.random.default_rng(0)

@@ -63,7 +63,8 @@ def draw_age(path: Path, policies: Mapping[str, Measured]) -> None:
 def draw_worst(path: Path, policies: Mapping[str, Measured], names: tuple[str, ...]) -> None:
     """The frame on which each method was farthest off, its reused patches dimmed."""
     figure, axes = plt.subplots(
-        *(len(policies), len(names)),
+        len(policies),
+        len(names),
         figsize=(3.2 * len(names), 2.1 * len(policies)),
         squeeze=False,
         layout="constrained",

@@ -90,12 +90,15 @@ def _rounds(
                     for index in rng.permutation(len(links)):
                         name = list(links)[index]
                         time.sleep(pause_s)
-                        into, began = done[name], time.perf_counter_ns()
-                        links[name].submit(asked)
-                        pieces = arriving(links[name])
-                        (into if number >= WARM_UP else Clocks()).note(pieces, 4, began)
+                        _ask(links[name], asked, done[name] if number >= WARM_UP else Clocks())
                     number += 1
     return done
+
+
+def _ask(link: GrpcLink, observation: Observation, into: Clocks) -> None:
+    began = time.perf_counter_ns()
+    link.submit(observation)
+    into.note(arriving(link), 4, began)
 
 
 def _link(address: str, robot: RobotSpec, prompt: str) -> GrpcLink:

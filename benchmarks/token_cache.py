@@ -25,12 +25,11 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks._token_cache_large import LargeTimes, measure_large, quantiles
-from benchmarks._token_cache_methods import DRIVER, Measured, measure_task
+from benchmarks._token_cache_methods import DRIVER, Measured, measure_policy
 from benchmarks._token_cache_plots import draw_age, draw_speed, draw_worst
 from benchmarks._token_cache_ttfa import Episode, bundled_ttfa, large_ttfa
 from controller.types import Observation
 from scripts.results import code_commit, write_results
-from sim.tasks import task_of
 from vla.cache.config import CacheConfig, CacheMode
 from vla.cache.selector import WEIGHTS, load_selector
 from vla.checkpoint import load_checkpoint
@@ -78,15 +77,18 @@ def main(args: Args) -> None:
     commit = code_commit()
     torch.set_num_threads(1)
     policies = args.policies or tuple(sorted(p.stem for p in WEIGHTS.glob("*.safetensors")))
+    folder = args.pictures or args.out
     figures: dict[str, float] = {}
     rows: list[Row] = []
     measured: dict[str, Measured] = {}
     for policy in policies:
         checkpoint, selector = load_checkpoint(Path(policy)), load_selector(Path(policy))
-        task = task_of(checkpoint.meta.prompts)
-        done = measured[policy] = measure_task(
-            task, checkpoint, selector, args.episodes, args.first_seed
+        done = measured[policy] = measure_policy(
+            checkpoint, selector, args.episodes, args.first_seed
         )
+        done.film.strip(folder / f"reuse_{policy}.png")
+        period_s = checkpoint.meta.robot.period_ns * 1e-9
+        done.film.write(args.out / f"reuse_{policy}.mp4", 1 / (PERIODS * period_s))
         found = policy_rows(policy, done)
         CONSOLE.print(_table(policy, found))
         rows += found
@@ -116,14 +118,9 @@ def main(args: Args) -> None:
         figures["ttfa_cache_over_has"] = float(ratio)
     for name, value in figures.items():
         CONSOLE.print(f"{name} = {value:.3f}")
-    folder = args.pictures or args.out
     draw_speed(folder / "speed.png", measured)
     draw_age(folder / "age.png", measured)
     draw_worst(folder / "worst.png", measured, ("learned", "pixel 1/4", "random 1/4"))
-    for policy, done in measured.items():
-        done.film.strip(folder / f"reuse_{policy}.png")
-        period_s = load_checkpoint(Path(policy)).meta.robot.period_ns * 1e-9
-        done.film.write(args.out / f"reuse_{policy}.mp4", 1 / (PERIODS * period_s))
     CONSOLE.print(f"wrote pictures to {folder}, films to {args.out}")
     if args.json is not None:
         write_results(args.json, figures, rows, commit=commit)

@@ -37,10 +37,10 @@ def task_of(prompts: Sequence[str]) -> str:
     Raises:
         OnsetError: BAD_VALUE: they are no task's.
     """
-    for name in TASKS:
-        if make_task(name).prompts == tuple(prompts):
+    for name, task in TASKS.items():
+        if task.prompts == tuple(prompts):
             return name
-    known = {name: make_task(name).prompts[0] for name in TASKS}
+    known = {name: task.prompts[0] for name, task in TASKS.items()}
     raise OnsetError(ErrorCode.BAD_VALUE, "prompts", list(prompts), f"a task's: {known}")
 
 
