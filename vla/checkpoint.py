@@ -36,6 +36,8 @@ class PolicyMeta:
             beginning [steps]; 0 for none.
         pace: Greatest speed of a joint in a chunk that catches up with a delay [rad/s]; None for
             as fast as the robot's limits allow. See ``vla.catch_up``.
+        noise_scale: Standard deviation of the noise that chunks are generated from, 0..1. Below 1
+            they vary less from one to the next; at 0 a chunk follows from what is seen alone.
     """
 
     name: str
@@ -45,8 +47,11 @@ class PolicyMeta:
     expert_steps: int = 10
     max_delay: int = 0
     pace: float | None = None
+    noise_scale: float = 1.0
 
     def __post_init__(self) -> None:
+        if not 0 <= self.noise_scale <= 1:
+            raise OnsetError(ErrorCode.BAD_VALUE, "noise_scale", self.noise_scale, "0..1")
         if self.pace is None:
             return
         if not (self.pace > 0 and math.isfinite(self.pace)):

@@ -148,10 +148,10 @@ class Engine:
                 more than the policy was trained for.
         """
         began = time.perf_counter_ns()
-        scales, most = self.checkpoint.normaliser, self.checkpoint.meta.max_delay
+        scales, meta = self.checkpoint.normaliser, self.checkpoint.meta
         if memory is not None:
             observation = memory.amend(observation, strategy.start(observation.delay))
-        condition = make_condition(strategy, observation, scales, most)
+        condition = make_condition(strategy, observation, scales, meta.max_delay)
         asked = Asked(observation, prompt, self._beginning(condition))
         with torch.inference_mode():
             context, figures = self._encoder.encode(whose, asked)
@@ -160,13 +160,12 @@ class Engine:
         encoded = time.perf_counter_ns()
         generator = self._generator.manual_seed(self._seed * 1_000_003 + observation.id)
         shape = (1, self._model.horizon, self._model.action_dim)
-        noise = torch.randn(shape, generator=generator).to(self.device)
+        noise = (meta.noise_scale * torch.randn(shape, generator=generator)).to(self.device)
         if strategy.catch_up and can_catch_up(observation, self._model.horizon):
             condition, ripening = self._catching_up(observation, condition, context, noise)
         else:
             ripening = self._ripening(condition, context, noise)
         state = np.asarray(condition.state, dtype=np.float32)
-        meta = self.checkpoint.meta
         paced = None
         if strategy.catch_up and condition.unused and meta.pace is not None:
             paced = Paced(brought_to(observation), meta.robot, meta.pace)

@@ -131,6 +131,13 @@ def test_a_pace_needs_a_joint():
         replace(meta, robot=replace(meta.robot, action=grippers))
 
 
+@pytest.mark.parametrize("scale", [-0.1, 1.1, float("nan")])
+def test_noise_is_neither_negative_nor_more_than_in_training(scale):
+    assert tiny_meta().noise_scale == 1
+    with pytest.raises(OnsetError, match=r"noise_scale: given .*; allowed: 0\.\.1"):
+        tiny_meta(noise_scale=scale)
+
+
 def test_no_package_touches_pickle():
     banned = re.compile(
         r"^\s*(import|from)\s+(pickle|dill|cloudpickle|joblib|marshal|shelve)\b"

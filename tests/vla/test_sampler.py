@@ -234,6 +234,27 @@ def test_a_chunk_can_be_made_again_from_its_id_and_seed(tiny):
     assert np.abs(first - other).max() > 1e-3
 
 
+@pytest.mark.parametrize("scale", [0.0, 0.5, 1.0])
+def test_a_chunk_begins_with_as_much_noise_as_the_checkpoint_says(tiny, scale):
+    engine = Engine(replace(tiny, meta=replace(tiny.meta, noise_scale=scale)), seed=3)
+    seen, model = observation(5), tiny.model
+    drawn = torch.randn(
+        1, model.horizon, model.action_dim, generator=torch.Generator().manual_seed(3_000_009 + 5)
+    )
+    with torch.inference_mode():
+        context = model.encode(inputs_of(engine, seen))
+        sampler = Sampler(model, engine.schedule)
+        *_, last = sampler.run(context, scale * drawn)
+    expected = tiny.normaliser.actions(last.values[0].numpy(), seen.state, last.indices)
+    np.testing.assert_allclose(engine.chunk(seen, PROMPTS[0]), expected, atol=1e-4)
+
+
+def test_without_noise_the_seed_changes_nothing(tiny):
+    still = replace(tiny, meta=replace(tiny.meta, noise_scale=0.0))
+    chunks = [Engine(still, seed=seed).chunk(observation(5), PROMPTS[0]) for seed in (3, 4)]
+    np.testing.assert_array_equal(*chunks)
+
+
 def test_expert_steps_come_from_the_checkpoint_or_from_the_caller(tiny):
     assert Engine(tiny).schedule.steps == 4
     (finished,) = Engine(tiny, expert_steps=2).stream(observation(0), PROMPTS[0])
