@@ -16,7 +16,6 @@ from dataclasses import dataclass, replace
 from random import Random
 
 from controller.bounds import check_range
-from controller.errors import ErrorCode, OnsetError
 from controller.link import EpisodicLink, PolicyLink
 from controller.types import ActionSlice, Observation
 
@@ -43,9 +42,7 @@ class Faults:
 
     def __post_init__(self) -> None:
         for name in ("lost", "reordered", "duplicated"):
-            share = getattr(self, name)
-            if not 0 <= share <= 1:
-                raise OnsetError(ErrorCode.BAD_VALUE, f"faults.{name}", share, "0..1")
+            check_range(f"faults.{name}", getattr(self, name), 0, 1)
         check_range("faults.depth", self.depth, 1, 1000)
         check_range("faults.hold_ns", self.hold_ns, 1, 2**62)
 

@@ -41,7 +41,7 @@ def check_text(field: str, value: str, limit: int = MAX_NAME_CHARS) -> str:
     return value
 
 
-def check_range(field: str, value: int, lower: int, upper: int) -> int:
+def check_range[N: (int, float)](field: str, value: N, lower: N, upper: N) -> N:
     """Returns ``value`` when it lies in ``lower..upper``.
 
     Raises:

@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from controller.bounds import check_range
 from controller.errors import ErrorCode, OnsetError
 from controller.strategy import STRATEGIES
 from controller.types import ActionKind, CameraSpec, Dimension, FrameEncoding, RobotSpec
@@ -50,8 +51,7 @@ class PolicyMeta:
     noise_scale: float = 1.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.noise_scale <= 1:
-            raise OnsetError(ErrorCode.BAD_VALUE, "noise_scale", self.noise_scale, "0..1")
+        check_range("noise_scale", self.noise_scale, 0, 1)
         if self.pace is None:
             return
         if not (self.pace > 0 and math.isfinite(self.pace)):

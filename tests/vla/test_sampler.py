@@ -238,9 +238,8 @@ def test_a_chunk_can_be_made_again_from_its_id_and_seed(tiny):
 def test_a_chunk_begins_with_as_much_noise_as_the_checkpoint_says(tiny, scale):
     engine = Engine(replace(tiny, meta=replace(tiny.meta, noise_scale=scale)), seed=3)
     seen, model = observation(5), tiny.model
-    drawn = torch.randn(
-        1, model.horizon, model.action_dim, generator=torch.Generator().manual_seed(3_000_009 + 5)
-    )
+    generator = torch.Generator().manual_seed(3 * 1_000_003 + seen.id)
+    drawn = torch.randn(1, model.horizon, model.action_dim, generator=generator)
     with torch.inference_mode():
         context = model.encode(inputs_of(engine, seen))
         sampler = Sampler(model, engine.schedule)

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from controller.bounds import check_range
-from controller.errors import ErrorCode, OnsetError
 from vla.flow import sample_time
 from vla.schedule import check_alpha
 
@@ -37,8 +36,7 @@ class Mixture:
     def __post_init__(self) -> None:
         check_alpha(self.alpha)
         check_range("mixture.steps", self.steps, 1, 1000)
-        if not 0 <= self.p <= 1:
-            raise OnsetError(ErrorCode.BAD_VALUE, "mixture.p", self.p, "0..1")
+        check_range("mixture.p", self.p, 0, 1)
 
 
 CONSTANT = Mixture(p=0.0)
