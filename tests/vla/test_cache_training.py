@@ -1,4 +1,4 @@
-"""The heads: what they are told, what they learn from, and that numpy and torch agree."""
+"""The heads: what they learn from, and how they are kept."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load_file, save_file
 
 from controller.errors import OnsetError
 from tests.vla.cache_helpers import ROWS, learned, scene
@@ -16,15 +17,8 @@ from vla.cache.blend import blended_encode, measured_effect
 from vla.cache.config import SHARES, CacheConfig, CacheMode, row_counts
 from vla.cache.encoder import CachedEncoder
 from vla.cache.heads import CacheHeads, blended_mask
-from vla.cache.patches import CHANGES, Patcher, patchify
-from vla.cache.selector import (
-    FEATURES,
-    Selector,
-    SelectorMeta,
-    load_selector,
-    selector_for,
-    token_features,
-)
+from vla.cache.patches import patchify
+from vla.cache.selector import Selector, SelectorMeta, load_selector, selector_for
 from vla.checkpoint import load_checkpoint
 from vla.train.blended import BlendedBuiltIn, Rollout
 from vla.train.cache import CacheTrainer, CacheTraining
@@ -129,59 +123,11 @@ def test_the_effect_of_a_row_is_how_the_chunk_moves_without_it(tiny) -> None:
     np.testing.assert_allclose(effect[0].numpy(), expected, rtol=0.25, atol=1e-4)
 
 
-def test_numpy_and_torch_choose_alike(tiny) -> None:
-    torch.manual_seed(3)
-    heads = CacheHeads(ROWS, 32)
-    torch.nn.init.normal_(heads.position)
-    selector = heads.selector(SelectorMeta("tiny", "", ROWS, 0.3))
-    for seed in range(20):
-        rng = np.random.default_rng(seed)
-        tokens = rng.normal(size=(ROWS, FEATURES)).astype(np.float32)
-        instruction = rng.normal(size=32).astype(np.float32)
-        scores = selector.scores(tokens, selector.bind(instruction))
-        with torch.no_grad():
-            same = heads.scores(torch.from_numpy(tokens)[None], torch.from_numpy(instruction)[None])
-            choice = heads.logits(torch.from_numpy(tokens)[None], same).argmax(-1)
-        np.testing.assert_allclose(scores, same[0].numpy(), rtol=1e-4, atol=1e-5)
-        assert selector.choice(tokens, scores) == choice.item()
-
-
-def test_changes_are_what_they_say() -> None:
-    patcher = Patcher(("front", "wrist"), (2, 1), 12, 2)
-    rng = np.random.default_rng(0)
-    frames = {
-        "front": rng.integers(0, 256, (2, 24, 24, 3), dtype=np.uint8),
-        "wrist": rng.integers(0, 256, (1, 24, 24, 3), dtype=np.uint8),
-    }
-    before, other = patcher.cut(frames), {n: f.copy() for n, f in frames.items()}
-    other["front"][0, 12:, :12] = 255 - other["front"][0, 12:, :12]  # newest frame, patch 2
-    other["wrist"][0, 5, 17, 1] ^= 255  # one green pixel, patch 1
-    found = patcher.changes(patcher.cut(other), before)
-    assert found.shape == (8, CHANGES)
-    assert (np.delete(found, (2, 5), axis=0) == 0).all()
-    new, old = other["front"] / 255, frames["front"] / 255
-    part = (slice(None), slice(12, 24), slice(0, 12))
-    apart = np.abs(new - old)[part]
-    signed = (new - old)[part][0].mean((0, 1))
-    expected = [*signed, apart[0].mean(), apart.mean(), apart.max()]
-    np.testing.assert_allclose(found[2], expected, atol=1e-5)
-    green = (int(other["wrist"][0, 5, 17, 1]) - int(frames["wrist"][0, 5, 17, 1])) / 255
-    np.testing.assert_allclose(found[5, [0, 1, 2, 5]], [0, green / 144, 0, abs(green)], atol=1e-5)
-
-
 def test_patches_are_in_the_models_order() -> None:
     frames = np.arange(2 * 4 * 4 * 3, dtype=np.uint8).reshape(2, 4, 4, 3)
     patches = patchify(frames, 2)
     assert patches.shape == (4, 2 * 2 * 2 * 3)
     np.testing.assert_array_equal(patches[1].reshape(2, 2, 2, 3), frames[:, :2, 2:])
-
-
-def test_features_are_bounded_and_grow_with_what_they_say() -> None:
-    changes = np.linspace(-1, 1, 8 * CHANGES, dtype=np.float32).reshape(8, CHANGES)
-    tokens = token_features(changes, np.arange(8), 0.5, 0.0)
-    assert np.abs(tokens).max() <= 1
-    assert (np.diff(tokens[:, :CHANGES], axis=0) > 0).all()
-    assert (np.diff(tokens[:, CHANGES]) > 0).all()
 
 
 def test_a_resumed_run_is_the_unbroken_one(tiny, tmp_path) -> None:
@@ -209,14 +155,30 @@ def test_a_selector_is_read_back_and_a_broken_one_told(tiny, tmp_path) -> None:
     again = load_selector(path)
     assert isinstance(again, Selector)
     assert again.meta == selector.meta
-    tokens = np.ones((ROWS, FEATURES), np.float32)
-    bias = selector.bind(np.ones(32, np.float32))
-    np.testing.assert_array_equal(again.scores(tokens, bias), selector.scores(tokens, bias))
+    words = np.ones(32, np.float32)
+    for mine, theirs in zip(
+        (selector.bind(words), *selector.weights), (again.bind(words), *again.weights), strict=True
+    ):
+        np.testing.assert_array_equal(mine, theirs)
     path.write_bytes(b"nothing")
     with pytest.raises(OnsetError, match="a selector of"):
         load_selector(path)
     with pytest.raises(OnsetError, match="whack"):
         load_selector(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("name", sorted(CacheHeads(ROWS, 32).state_dict()))
+def test_a_selector_with_a_tensor_of_another_shape_is_told(tiny, tmp_path, name) -> None:
+    path = tmp_path / "one.safetensors"
+    learned(tiny).save(path)
+    tensors = load_file(path)
+    save_file(tensors | {name: np.concatenate((tensors[name], tensors[name][:1]))}, path)
+    with pytest.raises(OnsetError, match="has shape"):
+        load_selector(path)
+    del tensors[name]
+    save_file(tensors, path)
+    with pytest.raises(OnsetError, match=name):
+        load_selector(path)
 
 
 def test_bundled_selectors_fit_their_policies() -> None:

@@ -33,13 +33,14 @@ from vla.adapters.prefix import Prefix, PrefixAdapter
 from vla.adapters.row_slot import RowSlot, Sight
 from vla.adapters.tower import Slot
 from vla.cache.asked import Whose
-from vla.cache.choice import Choice, Chooser, Subject
+from vla.cache.choice import Choice, Chooser
 from vla.cache.config import CacheConfig, CacheMode, DenseReason
 from vla.cache.patches import Patcher
 from vla.cache.prefix import Cancelled
 from vla.cache.rules import Identity, Seen
 from vla.cache.selector import Selector
 from vla.cache.store import CacheStore, SessionCache
+from vla.cache.subject import Subject
 
 _log = logging.getLogger(__name__)
 
@@ -261,7 +262,7 @@ def rows_of(
     grid = adapter.grid if isinstance(adapter, PrefixAdapter) else None
     if not isinstance(adapter, PrefixAdapter) or grid is None:
         raise OnsetError(ErrorCode.INTERNAL, "policy.grid", grid, "image tokens in rows")
-    return adapter, Patcher(cameras, (1,) * len(cameras), SIDE, grid)
+    return adapter, Patcher(cameras, SIDE, grid)
 
 
 def cut(patcher: Patcher, adapter: PrefixAdapter, frames: Any) -> Patches:

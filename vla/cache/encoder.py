@@ -23,13 +23,14 @@ from numpy.typing import NDArray
 from controller.types import CacheFigures
 from vla.cache.asked import Asked, Beginning, Whose
 from vla.cache.blend import Past, measured_effect
-from vla.cache.choice import Array, Choice, Chooser, Subject
+from vla.cache.choice import Choice, Chooser
 from vla.cache.config import CacheConfig, CacheMode, DenseReason
-from vla.cache.patches import Bytes, Patcher
+from vla.cache.patches import Bytes, Float, Patcher
 from vla.cache.prefix import Cancelled, PrefixEncoder, PromptRows, Slot
 from vla.cache.rules import Identity, Seen
 from vla.cache.selector import Selector
 from vla.cache.store import CacheStore, SessionCache
+from vla.cache.subject import Subject
 from vla.checkpoint import Checkpoint
 from vla.policy import Context, PolicyInput
 from vla.transforms import frames_to_tensor
@@ -69,7 +70,7 @@ class CachedEncoder:
         model = checkpoint.meta.model
         self.config, self._checkpoint, self._seed = config, checkpoint, seed
         self.prefix = prefix or PrefixEncoder(checkpoint.model)
-        self._patcher = Patcher(model.cameras, model.lags, model.patch, model.grid)
+        self._patcher = Patcher(model.cameras, model.patch, model.grid)
         self._chooser = Chooser(Subject.of(checkpoint), config, selector, self._patcher, seed)
         self._all = np.arange(self.prefix.rows)
         self._texts = np.arange(self.prefix.rows, self.prefix.rows + self.prefix.texts)
@@ -152,7 +153,7 @@ class CachedEncoder:
             slot = self._buffers[whose.session] = self.prefix.slot()
         return slot
 
-    def _effect(self, cache: SessionCache, asked: Asked) -> Array:
+    def _effect(self, cache: SessionCache, asked: Asked) -> Float:
         model, slot = self._checkpoint.model, cache.slot
         # Out of inference mode: its tensors have no gradients.
         with torch.inference_mode(False), torch.no_grad():

@@ -1,12 +1,11 @@
-"""Which image tokens are computed, and how many. In numpy, for one frame at a time.
+"""What is trained to say which image tokens are computed, and how many.
 
     changes of each patch, age, motion of the arm --+
     place of the token, prompt (bound once) --------+--> score of each token --+--> top M
                                                                   |           |
                                                  pooled, sorted --+--> M of row_counts
 
-Trained in ``vla.cache.heads``; a few thousand numbers, so that a call into torch for each product
-would take longer than all of it.
+Trained in ``vla.cache.heads``, asked in ``vla.cache.compiled``.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from controller.errors import ErrorCode, OnsetError
-from vla.cache.config import CacheConfig, CacheMode
+from vla.cache.config import SHARES, CacheConfig, CacheMode
 from vla.cache.patches import CHANGES
 
 Float = NDArray[np.float32]
@@ -55,55 +54,53 @@ class SelectorMeta:
 
 
 class Selector:
-    """The trained selector and ratio predictor. Not for several threads at a time.
+    """The trained selector and ratio predictor.
 
     Attributes:
         meta: What it is for.
+        weights: As ``vla.cache.compiled`` takes them.
     """
 
     def __init__(self, meta: SelectorMeta, tensors: Mapping[str, Float]) -> None:
         """Args:
         meta: What it is for.
         tensors: As ``vla.cache.heads.CacheHeads`` names them.
+
+        Raises:
+            KeyError: A tensor is missing.
+            ValueError: One has another shape.
         """
         self.meta, self._tensors = meta, dict(tensors)
         t = self._tensors
-        self._enter, self._leave = t["enter.weight"].T.copy(), t["leave.weight"][0]
-        # What needs no call of its own is in the matrices: means, biases, and which of the sorted
-        # scores are told. In cold code a call takes longer than the arithmetic.
-        told = np.zeros((meta.rows, RANKS), np.float32)
-        told[ranks(meta.rows), np.arange(RANKS)] = 1
-        mean, most, scores = np.split(t["ratio_enter.weight"].T, (FEATURES, 2 * FEATURES))
-        parts = mean / meta.rows, most, told @ scores, t["ratio_enter.bias"][None]
-        self._ratio_enter = _carrying_one(np.concatenate(parts).astype(np.float32))
-        self._ratio_leave = np.concatenate((t["ratio_leave.weight"].T, t["ratio_leave.bias"][None]))
-        # Sums, greatest values, sorted scores, and a 1 for the bias; made once, as it is cold too.
-        self._pooled = np.ones(len(self._ratio_enter), np.float32)
+        hidden, inner = t["enter.bias"].size, t["ratio_enter.bias"].size
+        for name, shape in {
+            "enter.weight": (hidden, FEATURES),
+            "enter.bias": (hidden,),
+            "position": (meta.rows, hidden),
+            "prompt.weight": (hidden, *t["prompt.weight"].shape[-1:]),
+            "leave.weight": (1, hidden),
+            "ratio_enter.weight": (inner, 2 * FEATURES + RANKS),
+            "ratio_enter.bias": (inner,),
+            "ratio_leave.weight": (len(SHARES), inner),
+            "ratio_leave.bias": (len(SHARES),),
+        }.items():
+            if t[name].shape != shape:  # compiled code reads what it is told is there
+                raise ValueError(f"{name} has shape {t[name].shape}, not {shape}")
+        self.weights = (
+            _turned(t["enter.weight"]),
+            _turned(t["leave.weight"][0]),
+            ranks(meta.rows),
+            _turned(t["ratio_enter.weight"]),
+            _turned(t["ratio_enter.bias"]),
+            _turned(t["ratio_leave.weight"]),
+            _turned(t["ratio_leave.bias"]),
+        )
 
     def bind(self, instruction: Float) -> Float:
         """What place and prompt add to each token. Shape (D,) to (N, hidden)."""
         t = self._tensors
         said = t["prompt.weight"] @ instruction + t["enter.bias"]
         return (t["position"] + said).astype(np.float32)
-
-    def scores(self, tokens: Float, bias: Float) -> Float:
-        """Scores, high where a token is to be computed. (N, FEATURES) and (N, hidden) to (N,)."""
-        hidden = tokens @ self._enter
-        hidden += bias
-        np.maximum(hidden, 0, out=hidden)
-        return hidden @ self._leave
-
-    def choice(self, tokens: Float, scores: Float) -> int:
-        """Which of ``row_counts`` to compute."""
-        pooled = self._pooled
-        np.add.reduce(tokens, 0, out=pooled[:FEATURES])
-        np.maximum.reduce(tokens, 0, out=pooled[FEATURES : 2 * FEATURES])
-        ordered = pooled[2 * FEATURES : -1]
-        ordered[:] = scores
-        ordered.sort()
-        hidden = pooled @ self._ratio_enter
-        np.maximum(hidden, 0, out=hidden)
-        return int((hidden @ self._ratio_leave).argmax())
 
     def save(self, path: Path) -> None:
         """Writes ``path`` (``.safetensors``) and the JSON beside it."""
@@ -112,29 +109,8 @@ class Selector:
         path.with_suffix(".json").write_text(json.dumps(asdict(self.meta), indent=1) + "\n")
 
 
-def token_features(changes: Float, ages: NDArray[np.int64], arm: float, grippers: float) -> Float:
-    """What the selector is told of each token. Shape (N, FEATURES), each value about -1..1.
-
-    Args:
-        changes: As ``Patcher.changes``. Shape (N, 6).
-        ages: Ages of the rows [observations]. Shape (N,).
-        arm: How far the arm's joints have moved since the last observation, at most [rad].
-        grippers: The same for grippers.
-    """
-    found = np.empty((len(changes), FEATURES), np.float32)
-    size = np.abs(changes)
-    size += BEND
-    np.divide(changes, size, out=found[:, :CHANGES])
-    np.multiply(ages, 1 / AGE, out=found[:, CHANGES], casting="unsafe")
-    found[:, CHANGES + 1 :] = arm / (arm + MOTION), grippers / (grippers + MOTION)
-    return found
-
-
-def _carrying_one(matrix: Float) -> Float:
-    """A matrix whose product's last number is 1 where the last one of the given vector is."""
-    one = np.zeros((len(matrix), 1), np.float32)
-    one[-1] = 1
-    return np.concatenate((matrix, one), axis=1)
+def _turned(tensor: Float) -> Float:
+    return np.ascontiguousarray(tensor.T, np.float32)
 
 
 def ranks(count: int) -> NDArray[np.int64]:

@@ -36,7 +36,7 @@ class BlendedPolicy[I, C](Protocol):
     """A frozen policy that encodes with a mask of rows. I is its batch, C its context.
 
     Attributes:
-        patcher: Cuts and compares its frames, a patch per image token.
+        patcher: Cuts its frames, a patch per image token.
         width: D, of an instruction.
         shape: H and A of its chunk, as its expert sees them.
         arm: Dimensions of the state that are joints. Shape (n,), int64.
@@ -86,7 +86,7 @@ class BlendedBuiltIn:
         self._checkpoint = checkpoint
         self._model = checkpoint.model.requires_grad_(False)
         model, robot = checkpoint.meta.model, checkpoint.meta.robot
-        self.patcher = Patcher(model.cameras, model.lags, model.patch, model.grid)
+        self.patcher = Patcher(model.cameras, model.patch, model.grid)
         self.width, self.shape = model.width, (model.horizon, model.action_dim)
         self.grippers = np.flatnonzero([d.unit == "1" for d in robot.state])
         self.arm = np.flatnonzero([d.unit == "rad" for d in robot.state])

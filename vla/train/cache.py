@@ -28,9 +28,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from vla.cache.blend import Past
+from vla.cache.compiled import frame_changes, token_features
 from vla.cache.config import SHARES, CacheConfig
 from vla.cache.heads import CacheHeads, blended_mask
-from vla.cache.selector import SelectorMeta, token_features
+from vla.cache.selector import SelectorMeta
 from vla.train.blended import BlendedPolicy, Rollout
 
 SHARE = torch.tensor(SHARES)
@@ -264,7 +265,7 @@ class CacheTrainer:
         caches.state = state
         found = [
             token_features(
-                self._patcher.changes(cut, reference),
+                frame_changes(cut, reference, self._patcher.newest),
                 ages + 1,
                 float(far[self._policy.arm].max(initial=0)),
                 float(far[self._policy.grippers].max(initial=0)),
@@ -332,7 +333,7 @@ def moving_cameras(
     for rollout in rollouts:
         cuts = [policy.cut(rollout, at) for at in range(len(rollout.state))]
         for before, after in zip(cuts, cuts[1:], strict=False):
-            changed = patcher.changes(after, before)[:, 3] > limits.cut_level
+            changed = frame_changes(after, before, patcher.newest)[:, 3] > limits.cut_level
             shares.append(changed.reshape(-1, patcher.per_camera).mean(1))
     found = np.quantile(shares, [0.5, ON_THE_ARM, 1], axis=0)
     quantiles = {name: tuple(found[:, i].tolist()) for i, name in enumerate(patcher.cameras)}
