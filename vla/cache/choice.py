@@ -75,7 +75,7 @@ class Chooser:
         self._selector = subject.check(selector, self._count) if learned else None
         self._ranking = None
         if config.mode in _RANKED:
-            # Not at the top of this file: it takes a second to import.
+            # Not at the top of this file: it takes two seconds to import.
             from vla.cache.ranking import Ranking
 
             self._ranking = Ranking(subject, config, self._selector, patcher, seed)

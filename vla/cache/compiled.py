@@ -4,9 +4,9 @@ Between two frames of a robot other code runs, and a small one's are few numbers
 numpy most is the time until its code is back in the processor's caches, whatever it computes. Here
 it is three calls a frame.
 
-Compiled when it is first imported on a machine, in some seconds, and kept in ``__pycache__``, or in
-the user's cache folder where that cannot be written. Even then an import takes a second: whoever
-does not compare frames leaves it out.
+Compiled when it is first imported on a machine, which takes some ten seconds, and kept in
+``__pycache__``, or in the user's cache folder where that cannot be written. Even then an import
+takes two seconds: whoever does not compare frames leaves it out.
 """
 
 from __future__ import annotations

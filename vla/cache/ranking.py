@@ -1,7 +1,7 @@
 """What each row is worth, and how many are computed: by the selector, or by a control.
 
-A module of its own for what it imports: compiled code takes a second, which a server without a
-cache need not wait for.
+A module of its own for what it imports: compiled code takes two seconds, which a server without
+a cache need not wait for.
 """
 
 from __future__ import annotations
@@ -84,6 +84,8 @@ class Ranking:
         scores, said = judge(selector, changes, ages, arm, grippers, cache.bias)
         return scores, count or self._counts[said]
 
-    def pick(self, scores: Float, ages: NDArray[np.int64], count: int) -> tuple[NDArray[np.int64], int]:
+    def pick(
+        self, scores: Float, ages: NDArray[np.int64], count: int
+    ) -> tuple[NDArray[np.int64], int]:
         """So many rows to compute, increasing, and the greatest age of the others."""
         return pick_rows(scores, ages, count, self._recovered)
