@@ -21,7 +21,17 @@ from importlib import metadata
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-LIBRARIES = ("grpcio", "lerobot", "mujoco", "numpy", "onnxruntime", "protobuf", "ruckig", "torch")
+LIBRARIES = (
+    "grpcio",
+    "lerobot",
+    "mujoco",
+    "numba",
+    "numpy",
+    "onnxruntime",
+    "protobuf",
+    "ruckig",
+    "torch",
+)
 
 
 def write_results(
