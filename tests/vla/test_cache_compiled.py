@@ -51,10 +51,17 @@ def test_what_is_of_another_shape_is_refused() -> None:
     for wrong in ((changes[1:], ages, bias), (changes, ages[1:], bias), (changes, ages, bias[1:])):
         with pytest.raises(ValueError, match="rows"):
             judge(selector, wrong[0], wrong[1], 0.0, 0.0, wrong[2])
+    with pytest.raises(ValueError, match="what the selector knows"):
+        judge(selector, changes[:, 1:].copy(), ages, 0.0, 0.0, bias)
     scores = np.zeros(ROWS, np.float32)
-    for scored, count in ((scores[1:], 1), (scores, 0), (scores, ROWS + 1)):
+    for scored, count, oldest in (
+        (scores[1:], 1, 1),
+        (scores, 0, 1),
+        (scores, ROWS + 1, 1),
+        (scores, 1, ROWS + 1),
+    ):
         with pytest.raises(ValueError, match="rows"):
-            pick_rows(scored, ages, count, 1)
+            pick_rows(scored, ages, count, oldest)
     patches = np.zeros((4, 24), np.uint8)
     for reference, newest in ((patches[1:], 12), (patches[:, :12].copy(), 12), (patches, 27)):
         with pytest.raises(ValueError, match="shape"):

@@ -19,8 +19,12 @@ from numpy.typing import NDArray
 
 from vla.cache.config import RECOVERY_AGE
 from vla.cache.patches import CHANGES, Bytes, Float
-from vla.cache.selector import AGE, BEND, FEATURES, MOTION, Selector
+from vla.cache.selector import Selector
 
+# What is compiled is kept until this file changes, so that none of it may stand in another.
+BEND = 0.05  # a change of this size is half of what the selector can be told
+MOTION = 0.1  # the same for the arm [rad] and grippers
+AGE = 8  # an age that counts as 1 [observations]
 # Sums may be taken in any order, so that they run in vector units; not a number stays not a number.
 _ORDER = {"reassoc", "contract", "nsz"}
 
@@ -42,16 +46,15 @@ def _apart(a, b):
 
 @_compiled("void(uint8[:, ::1], uint8[:, ::1], int64, float32[:, ::1])")
 def _compare(new, old, newest, found):
-    if new.shape != old.shape or len(found) != len(new) or newest > new.shape[1]:
-        raise ValueError("patches and their reference differ in shape")
     count, size = new.shape
+    if old.shape != new.shape or found.shape != (count, 6) or newest > size:
+        raise ValueError("patches and their reference differ in shape")
     for p in range(count):
         differ = np.uint8(0)
         for k in range(size):
             differ |= new[p, k] ^ old[p, k]
         if differ == 0:  # most of a picture
-            for c in range(CHANGES):
-                found[p, c] = 0
+            found[p] = 0
             continue
         for c in range(3):
             moved = np.int32(0)
@@ -71,14 +74,15 @@ def _compare(new, old, newest, found):
 
 @_compiled("float32[:, ::1](float32[:, ::1], int64[::1], float64, float64)")
 def _features(changes, ages, arm, grippers):
-    found = np.empty((len(changes), FEATURES), np.float32)
+    count, known = changes.shape
+    found = np.empty((count, known + 3), np.float32)
     moved, held = arm / (arm + MOTION), grippers / (grippers + MOTION)
-    for n in range(len(changes)):
-        for c in range(CHANGES):
+    for n in range(count):
+        for c in range(known):
             found[n, c] = changes[n, c] / (abs(changes[n, c]) + np.float32(BEND))
-        found[n, CHANGES] = ages[n] * np.float32(1 / AGE)
-        found[n, CHANGES + 1] = moved
-        found[n, CHANGES + 2] = held
+        found[n, known] = ages[n] * np.float32(1 / AGE)
+        found[n, known + 1] = moved
+        found[n, known + 2] = held
     return found
 
 
@@ -93,14 +97,17 @@ def _judge(
     if len(changes) != len(bias) or len(ages) != len(bias):
         raise ValueError("changes or ages are not of the selector's rows")
     tokens = _features(changes, ages, arm, grippers)
+    features = len(enter)
+    if tokens.shape[1] != features:
+        raise ValueError("changes are not what the selector knows")
     scores, hidden = np.empty(len(tokens), np.float32), np.empty(len(leave), np.float32)
     # Means, greatest values, and some of the sorted scores.
     pooled = np.zeros(len(r_enter), np.float32)
-    most = pooled[FEATURES : 2 * FEATURES]
+    most = pooled[features : 2 * features]
     most[:] = -np.inf
     for n in range(len(tokens)):
         hidden[:] = bias[n]
-        for f in range(FEATURES):
+        for f in range(features):
             given = tokens[n, f]
             pooled[f] += given
             most[f] = max(most[f], given)
@@ -110,8 +117,8 @@ def _judge(
         for h in range(len(hidden)):
             score += max(hidden[h], np.float32(0)) * leave[h]
         scores[n] = score
-    pooled[:FEATURES] /= np.float32(len(tokens))
-    pooled[2 * FEATURES :] = np.sort(scores)[told]
+    pooled[:features] /= np.float32(len(tokens))
+    pooled[2 * features :] = np.sort(scores)[told]
     inner = r_enter_bias.copy()
     for i in range(len(pooled)):
         for h in range(len(inner)):
@@ -138,18 +145,19 @@ def _greatest(values, count):
     return found
 
 
-@_compiled("Tuple((int64[::1], int64))(float32[::1], int64[::1], int64, int64)")
-def _pick(scores, ages, count, recovered):
-    if not 0 < count <= len(scores) or len(ages) != len(scores):
+@_compiled("Tuple((int64[::1], int64))(float32[::1], int64[::1], int64, int64, int64)")
+def _pick(scores, ages, count, recovered, recovery_age):
+    rows = len(scores)
+    if len(ages) != rows or not 0 < count <= rows or not 0 < recovered <= rows:
         raise ValueError("scores and ages are not of the same rows, or more are asked for")
-    worth = np.empty(len(scores), np.float32)
-    for n in range(len(scores)):
+    worth = np.empty(rows, np.float32)
+    for n in range(rows):
         worth[n] = np.inf if np.isnan(scores[n]) else scores[n]
-    if ages.max() >= RECOVERY_AGE:
+    if ages.max() >= recovery_age:
         worth[_greatest(ages.astype(np.float32), recovered)] = np.inf
     computed = _greatest(worth, count)
     oldest = 0
-    for n in range(len(ages)):
+    for n in range(rows):
         if not computed[n]:
             oldest = max(oldest, ages[n])
     return np.flatnonzero(computed), oldest
@@ -232,4 +240,4 @@ def pick_rows(
     Raises:
         ValueError: M is more than N.
     """
-    return _pick(scores, ages, count, recovered)
+    return _pick(scores, ages, count, recovered, RECOVERY_AGE)

@@ -27,10 +27,7 @@ from vla.cache.patches import CHANGES
 Float = NDArray[np.float32]
 
 FEATURES = CHANGES + 3  # of a token: changes, age, motion of arm and grippers
-BEND = 0.05  # a change of this size is half of what the selector can be told
-MOTION = 0.1  # the same for the arm [rad] and grippers
 RANKS = 8  # scores that the ratio predictor is told
-AGE = 8  # an age that counts as 1 [observations]
 WEIGHTS = Path(__file__).parent.parent / "weights" / "cache"
 
 
