@@ -1,4 +1,4 @@
-"""Why everything is computed, or which rows are. On the host, in numpy.
+"""Why everything is computed, or which rows are. On the host.
 
 observation --> rules --(a reason)--> all rows
                   |

@@ -42,7 +42,7 @@ class CacheHeads(nn.Module):
         return self.ratio_leave(torch.relu(self.ratio_enter(pooled)))
 
     def selector(self, meta: SelectorMeta) -> Selector:
-        """The same in numpy."""
+        """As it is kept and served."""
         return Selector(meta, {n: t.detach().cpu().numpy() for n, t in self.state_dict().items()})
 
 
