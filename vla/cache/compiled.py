@@ -26,15 +26,15 @@ BEND = 0.05  # a change of this size is half of what the selector can be told
 MOTION = 0.1  # the same for the arm [rad] and grippers
 AGE = 8  # an age that counts as 1 [observations]
 # Sums may be taken in any order, so that they run in vector units; not a number stays not a number.
-_ORDER = {"reassoc", "contract", "nsz"}
+_OPTIONS = {"fastmath": {"reassoc", "contract", "nsz"}, "error_model": "numpy"}
 
 
 def _compiled(signature: str) -> Callable[[Callable], Callable]:
     def compile(function: Callable) -> Callable:
         try:
-            return njit(signature, fastmath=_ORDER, error_model="numpy", cache=True)(function)
+            return njit(signature, cache=True, **_OPTIONS)(function)
         except RuntimeError:  # no folder to keep it in: it is compiled at each start
-            return njit(signature, fastmath=_ORDER, error_model="numpy")(function)
+            return njit(signature, **_OPTIONS)(function)
 
     return compile
 

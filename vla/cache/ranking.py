@@ -39,9 +39,11 @@ class Ranking:
         patcher: Cuts the policy's frames.
         seed: Of the random mode.
         """
-        self._config, self._selector, self._seed = config, selector, seed
+        self._mode, self._selector, self._seed = config.mode, selector, seed
         self._newest, self._count = patcher.newest, patcher.per_camera * len(subject.cameras)
         self._counts, self._recovered = row_counts(self._count), config.recovered(self._count)
+        # 0 where the ratio predictor says how many.
+        self._rows = 0 if config.rows is None else self._counts[SHARES.index(config.rows)]
         # As plain numbers: a call into numpy costs more than the arithmetic of a few joints.
         self._arm, self._held = subject.joints, subject.grippers
 
@@ -66,15 +68,13 @@ class Ranking:
             observation: The new one.
             effect: As for ``Chooser.choose``.
         """
-        config = self._config
-        count = 0 if config.rows is None else self._counts[SHARES.index(config.rows)]
-        if config.mode is CacheMode.PIXEL:
-            return np.ascontiguousarray(changes[:, 4]), count
-        if config.mode is CacheMode.RANDOM:
+        if self._mode is CacheMode.PIXEL:
+            return np.ascontiguousarray(changes[:, 4]), self._rows
+        if self._mode is CacheMode.RANDOM:
             rng = np.random.default_rng([self._seed, observation.id])
-            return rng.random(self._count, dtype=np.float32), count
-        if config.mode is CacheMode.ORACLE:
-            return effect(), count
+            return rng.random(self._count, dtype=np.float32), self._rows
+        if self._mode is CacheMode.ORACLE:
+            return effect(), self._rows
         selector = self._selector
         if selector is None or cache.bias is None:
             raise OnsetError(ErrorCode.INTERNAL, "cache", "no selector", "one, for this mode")
@@ -82,7 +82,7 @@ class Ranking:
         arm = max((abs(now[i] - then[i]) for i in self._arm), default=0.0)
         grippers = max((abs(now[i] - then[i]) for i in self._held), default=0.0)
         scores, said = judge(selector, changes, ages, arm, grippers, cache.bias)
-        return scores, count or self._counts[said]
+        return scores, self._rows or self._counts[said]
 
     def pick(
         self, scores: Float, ages: NDArray[np.int64], count: int

@@ -22,9 +22,7 @@ from safetensors.numpy import load_file, save_file
 
 from controller.errors import ErrorCode, OnsetError
 from vla.cache.config import SHARES, CacheConfig, CacheMode
-from vla.cache.patches import CHANGES
-
-Float = NDArray[np.float32]
+from vla.cache.patches import CHANGES, Float
 
 FEATURES = CHANGES + 3  # of a token: changes, age, motion of arm and grippers
 RANKS = 8  # scores that the ratio predictor is told
