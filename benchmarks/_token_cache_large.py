@@ -1,8 +1,4 @@
-"""A larger build of the built-in model, for speed alone: its weights are random.
-
-Two 224-pixel cameras with 16-pixel patches: 392 image tokens, 8 layers of width 384, sizes of the
-smaller published policies. Its scene is a still picture in which a few squares move.
-"""
+"""The cache of a larger build, whose scene is a still picture in which a few squares move."""
 
 from __future__ import annotations
 
@@ -13,45 +9,19 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from controller.types import CameraSpec, Observation, RobotSpec
+from benchmarks._large_policy import SIZE, large_checkpoint
+from controller.types import Observation, RobotSpec
 from vla.cache.asked import Whose
 from vla.cache.config import CacheConfig
 from vla.cache.heads import CacheHeads
 from vla.cache.prefix import PrefixEncoder
 from vla.cache.selector import Selector, SelectorMeta
-from vla.checkpoint import Checkpoint, PolicyMeta, random_checkpoint
+from vla.checkpoint import Checkpoint
 from vla.chunking import Condition
 from vla.engine import Engine
-from vla.models.small import SmallVLAConfig
 from vla.serve.runner import blank_observation
-from vla.transforms import Normaliser
 
-SIZE, PATCH, WIDTH, DEPTH, HEADS = 224, 16, 384, 8, 6
 SQUARES = 3
-
-
-def large_checkpoint(like: Checkpoint) -> Checkpoint:
-    """The larger build, for the robot and instructions of another policy."""
-    cameras = tuple(CameraSpec(name, SIZE, SIZE) for name in ("front", "wrist"))
-    robot = replace(like.meta.robot, cameras=cameras)
-    small = like.meta.model
-    model = SmallVLAConfig(
-        cameras=("front", "wrist"),
-        lags=(1, 1),
-        image_size=SIZE,
-        patch=PATCH,
-        width=WIDTH,
-        depth=DEPTH,
-        heads=HEADS,
-        horizon=small.horizon,
-        state_dim=small.state_dim,
-        action_dim=small.action_dim,
-        words=small.words,
-        max_words=small.max_words,
-    )
-    meta = PolicyMeta("large", model, like.meta.prompts, robot, like.meta.expert_steps)
-    scales = Normaliser(**{n: t.clone() for n, t in like.normaliser.tensors().items()})
-    return replace(random_checkpoint(meta, scales, seed=0), digest="large")
 
 
 def large_selector(checkpoint: Checkpoint) -> Selector:

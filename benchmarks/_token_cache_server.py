@@ -1,4 +1,4 @@
-"""Serves the larger build of ``_token_cache_large``, whose weights are random, with a cache."""
+"""Serves the larger build of ``_large_policy``, whose weights are random, with a cache."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from typing import Literal
 
 import tyro
 
-from benchmarks._token_cache_large import large_checkpoint, large_selector
+from benchmarks._large_policy import large_checkpoint
+from benchmarks._token_cache_large import large_selector
 from vla.cache.config import CacheConfig, CacheMode
 from vla.checkpoint import load_checkpoint
 from vla.engine import Engine

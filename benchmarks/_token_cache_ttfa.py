@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks._token_cache_large import large_checkpoint, moving_squares
+from benchmarks._large_policy import large_checkpoint
+from benchmarks._token_cache_large import moving_squares
 from benchmarks._ttfa_clocks import Clocks, arriving
 from controller.client import GrpcLink
 from controller.client_session import LinkConfig

@@ -25,7 +25,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -36,13 +36,14 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from benchmarks._large_policy import large_checkpoint
 from benchmarks._ttfa_chart import draw
 from benchmarks._ttfa_clocks import Clocks, Parts, arriving, observation_of, timed_ms
 from controller.client import GrpcLink
 from controller.client_session import LinkConfig
 from scripts.local_server import SERVE, LocalServer
 from scripts.results import code_commit, write_results
-from vla.checkpoint import Checkpoint, load_checkpoint
+from vla.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from vla.engine import Engine
 from vla.serve.runner import blank_observation
 
@@ -60,6 +61,8 @@ class Args:
 
     Attributes:
         policy: Name of a bundled policy, or path of a .safetensors file.
+        large: In its place a build of the size of the smaller published policies, for the same
+            robot and with random weights: what the round trip is beside a model of that size.
         replies: Observations per schedule.
         executed: s, actions executed of each chunk.
         out: Folder of the chart and the servers' logs.
@@ -67,6 +70,7 @@ class Args:
     """
 
     policy: str = "whack"
+    large: bool = False
     replies: int = 200
     executed: int = 4
     out: Path = Path("out/ttfa")
@@ -91,6 +95,8 @@ class Measured:
 def main(args: Args) -> None:
     commit = code_commit()
     torch.set_num_threads(1)
+    if args.large:
+        args = replace(args, policy=str(_large(args)))
     checkpoint = load_checkpoint(Path(args.policy))
     meta = checkpoint.meta
     for name in (name for name in SCHEDULES if name not in meta.schedules):
@@ -107,7 +113,7 @@ def main(args: Args) -> None:
             for name, label in CLOCKS.items():
                 rows.append(_row(place, f"{schedule} {label}", getattr(clock, name)))
     figures = make_figures(meta.expert_steps, measured, sampler)
-    title = f"{args.policy}, {args.replies} replies, s = {args.executed}"
+    title = f"{meta.name}, {args.replies} replies, s = {args.executed}"
     CONSOLE.print(_table(f"{title}; times in ms", rows))
     for name, value in figures.items():
         CONSOLE.print(f"{name} = {value:.3f}")
@@ -116,6 +122,15 @@ def main(args: Args) -> None:
     if args.json is not None:
         write_results(args.json, figures, rows, commit=commit)
         CONSOLE.print(f"wrote {args.json}")
+
+
+def _large(args: Args) -> Path:
+    """Writes the larger build where the servers can read it."""
+    made = large_checkpoint(load_checkpoint(Path(args.policy)))
+    path = args.out / "large.safetensors"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_checkpoint(path, made.meta, made.model, made.normaliser)
+    return path
 
 
 def measure(checkpoint: Checkpoint, parts: Parts, args: Args) -> Measured:
