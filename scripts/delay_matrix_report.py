@@ -190,7 +190,8 @@ class Report:
         if scenes:
             path = folder / "success.png"
             panels = [_success_panel(scene, plain) for scene in scenes]
-            plot_panels(path, "success against delay; bars are 95% intervals", panels)
+            title = "success against delay; bands are 95% intervals"
+            plot_panels(path, title, panels, (OURS, STALE))
             paths.append(path)
         for name, label, of in (
             ("reaction", "event to motion at d = 8 [ms]", _reactions_ms),
@@ -207,7 +208,7 @@ class Report:
             values = {scene: found for scene, found in values.items() if found}
             if values:
                 path = folder / f"{name}.png"
-                plot_shares(path, label, values)
+                plot_shares(path, label, values, (OURS,))
                 paths.append(path)
         return paths
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -12,9 +13,13 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from sim.robots.so101 import JOINTS
+
+MOST_INSIDE = 5  # lines that a panel's own legend names
 
 
 def plot_episode(
@@ -90,48 +95,42 @@ class Panel:
     share: bool = False
 
 
-def plot_panels(path: Path, title: str, panels: Sequence[Panel]) -> None:
-    """Panels side by side; a line has the same colour in each.
+def plot_panels(path: Path, title: str, panels: Sequence[Panel], bold: Sequence[str] = ()) -> None:
+    """Panels in a grid; a line has the same colour in each.
 
     Args:
         path: PNG to write.
         title: Above all panels.
         panels: At least one.
+        bold: Lines that the picture is about. Where there are any, their intervals alone are
+            drawn, as bands, and the other lines are thin: many bars would hide each other.
     """
-    figure, axes = plt.subplots(
-        1, len(panels), figsize=(5.5 * len(panels), 4.2), layout="constrained", squeeze=False
-    )
-    names = list(dict.fromkeys(name for panel in panels for name in panel.lines))
-    for ax, panel in zip(axes[0], panels, strict=True):
-        most = max((x for points in panel.lines.values() for x, *_ in points), default=1.0)
-        for name, points in panel.lines.items():
+    figure, axes = _grid(len(panels))
+    styles = _styles([name for panel in panels for name in panel.lines], bold)
+    for ax, panel in zip(axes, panels, strict=True):
+        most = max(x for points in panel.lines.values() for x, *_ in points) or 1.0
+        for i, (name, points) in enumerate(panel.lines.items()):
             x, y, low, high = np.array(points).T
-            i = names.index(name)
+            style = styles[name]
+            if bold:
+                ax.plot(x, y, marker="o", ms=4, label=name, **style)
+                if name in bold:
+                    ax.fill_between(x, low, high, color=style["color"], alpha=0.12, lw=0)
+                continue
             # Slightly apart, so that bars at the same x do not hide each other.
-            shift = 0.004 * most * (i - (len(names) - 1) / 2)
-            ax.errorbar(
-                x + shift,
-                y,
-                yerr=np.maximum(0, [y - low, high - y]),  # rounding
-                fmt="o-",
-                color=f"C{i}",
-                lw=1.6,
-                ms=5,
-                capsize=3,
-                label=name,
-            )
+            shift = 0.004 * most * (i - (len(panel.lines) - 1) / 2)
+            error = np.maximum(0, [y - low, high - y])  # rounding
+            ax.errorbar(x + shift, y, yerr=error, fmt="o-", ms=5, capsize=3, label=name, **style)
         ax.set(xlabel=panel.xlabel, ylabel=panel.ylabel, xlim=(-0.02 * most, 1.08 * most))
-        ax.set_ylim((0, 1.02) if panel.share else (0, None))
-        ax.grid(alpha=0.3)
-        ax.legend(fontsize=8, loc="best")
-    figure.suptitle(title, fontsize=11)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+        ax.set_ylim(0, 1.02 if panel.share else None)
+    _finish(path, figure, axes, title)
 
 
 def plot_shares(
-    path: Path, xlabel: str, values: Mapping[str, Mapping[str, Sequence[float]]]
+    path: Path,
+    xlabel: str,
+    values: Mapping[str, Mapping[str, Sequence[float]]],
+    bold: Sequence[str] = (),
 ) -> None:
     """Distributions: for each panel and line, the share of values that are not greater than x.
 
@@ -139,19 +138,58 @@ def plot_shares(
         path: PNG to write.
         xlabel: What is to the right.
         values: By panel and line; each line has at least one value.
+        bold: Lines that the picture is about.
     """
-    figure, axes = plt.subplots(
-        1, len(values), figsize=(5.5 * len(values), 4.2), layout="constrained", squeeze=False
-    )
-    names = list(dict.fromkeys(name for lines in values.values() for name in lines))
-    for ax, (title, lines) in zip(axes[0], values.items(), strict=True):
+    figure, axes = _grid(len(values))
+    styles = _styles([name for lines in values.values() for name in lines], bold)
+    for ax, (title, lines) in zip(axes, values.items(), strict=True):
         for name, line in lines.items():
             ordered = np.sort(np.asarray(line))
             share = np.arange(1, len(ordered) + 1) / len(ordered)
-            ax.step(ordered, share, where="post", color=f"C{names.index(name)}", label=name)
+            ax.step(ordered, share, where="post", label=name, **styles[name])
         ax.set(xlabel=xlabel, ylabel="share", title=title, xlim=(0, None), ylim=(0, 1.02))
+    _finish(path, figure, axes, None)
+
+
+def _grid(count: int) -> tuple[Figure, list[Axes]]:
+    """Side by side, up to three; four as two above two."""
+    columns = 2 if count == 4 else count
+    rows = -(-count // columns)
+    figure, axes = plt.subplots(
+        rows,
+        columns,
+        figsize=(5.5 * columns, 4.2 * rows),
+        layout="constrained",
+        squeeze=False,
+    )
+    return figure, list(axes.flat)
+
+
+def _styles(names: Sequence[str], bold: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Bold lines in black, the second of them dashed, on top; the others in colours."""
+    others = [name for name in dict.fromkeys(names) if name not in bold]
+    thin = 1.2 if bold else 1.6
+    styles: dict[str, dict[str, Any]] = {
+        name: {"color": f"C{i}", "lw": thin} for i, name in enumerate(others)
+    }
+    for i, name in enumerate(bold):
+        styles[name] = {"color": "k", "lw": 2.4, "ls": "--" if i else "-", "zorder": 3}
+    return styles
+
+
+def _finish(path: Path, figure: Figure, axes: Sequence[Axes], title: str | None) -> None:
+    """Grid, legend and title; then the file. Many lines are named once, beside the panels."""
+    named: dict[str, Any] = {}
+    for ax in axes:
         ax.grid(alpha=0.3)
-        ax.legend(fontsize=8, loc="lower right")
+        named |= dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
+    if len(named) > MOST_INSIDE:
+        figure.legend(named.values(), named.keys(), fontsize=9, loc="outside right center")
+    else:
+        for ax in axes:
+            ax.legend(fontsize=8, loc="best")
+    if title is not None:
+        figure.suptitle(title, fontsize=11)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
     plt.close(figure)

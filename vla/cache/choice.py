@@ -9,6 +9,7 @@ From age 2 on the oldest rows come first, so that none is older than the bound.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ from vla.cache.rules import Identity, is_cut, order_reason
 from vla.cache.selector import Selector
 from vla.cache.store import SessionCache
 from vla.cache.subject import Subject
+
+_log = logging.getLogger(__name__)
 
 Rows = NDArray[np.int64]
 
@@ -75,6 +78,7 @@ class Chooser:
         self._selector = subject.check(selector, self._count) if learned else None
         self._ranking = None
         if config.mode in _RANKED:
+            _log.info("the choice of rows: two seconds, or ten where it is compiled first")
             # Not at the top of this file: it takes two seconds to import.
             from vla.cache.ranking import Ranking
 
