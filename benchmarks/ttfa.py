@@ -22,10 +22,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import random
 import time
-from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -50,6 +49,7 @@ from vla.serve.runner import blank_observation
 CONSOLE = Console()
 NULL_SERVER = Path(__file__).with_name("_null_server.py")
 SCHEDULES = ("constant", "has", "one_step")
+PARTS = ("prefix", "expert step", "messages", "null round trip")
 WARM_UP = 5  # rounds that are not counted
 PAUSE_S = 0.005  # before each measurement
 CLOCKS = {"first": "TTFA", "executed": "T_s", "whole": "T_H"}
@@ -87,9 +87,16 @@ class Measured:
         remote: Times over gRPC, by schedule.
     """
 
-    parts: dict[str, list[float]] = field(default_factory=partial(defaultdict, list))
-    local: dict[str, Clocks] = field(default_factory=partial(defaultdict, Clocks))
-    remote: dict[str, Clocks] = field(default_factory=partial(defaultdict, Clocks))
+    parts: dict[str, list[float]]
+    local: dict[str, Clocks]
+    remote: dict[str, Clocks]
+
+    @classmethod
+    def nothing(cls, schedules: Sequence[str]) -> Measured:
+        """With every name in its place: what is measured first is drawn anew each round."""
+        parts = {name: [] for name in PARTS}
+        local, remote = ({name: Clocks() for name in schedules} for _ in range(2))
+        return cls(parts, local, remote)
 
 
 def main(args: Args) -> None:
@@ -139,10 +146,10 @@ def measure(checkpoint: Checkpoint, parts: Parts, args: Args) -> Measured:
     names = [name for name in SCHEDULES if name in meta.schedules]
     engines = {name: Engine(checkpoint, schedule=name) for name in names}
     blank, prompt = blank_observation(meta.robot), meta.prompts[0]
-    done = Measured()
+    done = Measured.nothing(names)
 
     def model(into: Measured, number: int) -> None:
-        for name, ms in zip(("prefix", "expert step"), parts.model_ms(), strict=True):
+        for name, ms in zip(PARTS[:2], parts.model_ms(), strict=True):
             into.parts[name].append(ms)
 
     def messages(into: Measured, number: int) -> None:
@@ -180,7 +187,7 @@ def measure(checkpoint: Checkpoint, parts: Parts, args: Args) -> Measured:
         jobs.append(partial(null, link_to("null", NULL_SERVER)))
         order = random.Random(0)
         for number in track(range(args.replies + WARM_UP), "rounds", console=CONSOLE):
-            into = done if number >= WARM_UP else Measured()
+            into = done if number >= WARM_UP else Measured.nothing(names)
             for job in order.sample(jobs, len(jobs)):
                 time.sleep(PAUSE_S)
                 job(into, number)
