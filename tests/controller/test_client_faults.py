@@ -4,74 +4,20 @@ import asyncio
 import itertools
 import time
 from collections import Counter
-from contextlib import contextmanager
 from dataclasses import replace
-from random import Random
 
 import numpy as np
-import pytest
 
-from benchmarks._faulty_link import Faults, FaultyLink
 from benchmarks._proxy import Proxy
 from controller.client import GrpcLink
-from controller.client_types import LinkConfig
 from controller.errors import ErrorCode, OnsetError
 from controller.link_state import LinkState
 from controller.messages import Notice, NoticeKind, Open
 from controller.types import Observation
-from tests.controller.grpc_fakes import FakeServer, Servicer, answer_at_once
-from tests.controller.helpers import DESCRIPTION, MS, ROBOT, observation
+from tests.controller.client_scene import LONG, Scene, balance
+from tests.controller.grpc_fakes import FakeServer, answer_at_once
+from tests.controller.helpers import MS, ROBOT, observation
 from tests.controller.test_client import one_reply, received, until
-
-LONG = 5_000 * MS
-
-
-class Scene:
-    """A link to a server, with a proxy in between and a list of the states it went through."""
-
-    def __init__(self, reply=answer_at_once, **config):
-        self.servicer = Servicer(DESCRIPTION, reply)
-        self.statuses, self.events = [], []
-        self.config = LinkConfig(**config)
-
-    @contextmanager
-    def running(self):
-        with FakeServer(self.servicer) as server, Proxy(f"127.0.0.1:{server.port}") as self.proxy:
-            self.loop = server._loop
-            self.link = GrpcLink(
-                self.proxy.address,
-                ROBOT,
-                robot_id="arm-1",
-                prompt="hit the red mole",
-                config=self.config,
-                on_event=self.events.append,
-                on_state=self.statuses.append,
-                random=Random(1),
-            )
-            with self.link:
-                yield self.link
-
-    @property
-    def states(self) -> list[LinkState]:
-        return [status.state for status in self.statuses]
-
-    def sent(self) -> list[Observation]:
-        return received(self.servicer, Observation)
-
-    def submit(self, id: int, **changes):
-        self.link.submit(observation(id=id, **({"step": id, "deadline_ns": LONG} | changes)))
-
-    def exchange(self, id: int):
-        self.submit(id)
-        return until(lambda: any(p.observation_id == id for p in self.link.poll(0)))
-
-
-def balance(stats) -> None:
-    """Nothing is lost silently: holds once a link is closed."""
-    out = stats.replaced + stats.expired + stats.withdrawn + stats.unsendable + stats.observations
-    assert stats.submitted + stats.resent == out
-    ends = stats.answered + stats.superseded + stats.refused + stats.lost
-    assert stats.observations == ends
 
 
 def test_a_life_in_good_order_streams_drains_and_closes():
@@ -389,51 +335,3 @@ def test_one_outage_is_told_once_and_not_with_each_attempt():
         scene.proxy.restore()
         until(lambda: link.state is LinkState.STREAMING)
         assert len({event.given for event in scene.events}) == len(scene.events)
-
-
-@pytest.mark.parametrize("seed", [0, 1])
-def test_no_observation_is_unaccounted_for_after_a_storm(seed):
-    scene, random = Scene(), Random(seed)
-    with scene.running() as link:
-        deadline = time.monotonic() + 1.5
-        id = 0
-        while time.monotonic() < deadline:
-            chance = random.random()
-            if chance < 0.03:
-                random.choice((scene.proxy.cut, scene.proxy.blackhole))()
-            elif chance < 0.10:
-                scene.proxy.restore()
-            elif chance < 0.12:
-                link.reset(str(id), "hit the red mole")
-            scene.submit(id, deadline_ns=random.choice((0, 30 * MS, 200 * MS)))
-            id += 1
-            link.poll(0)
-            time.sleep(0.01)
-    assert link.stats.submitted == id
-    balance(link.stats)
-
-
-def test_messages_lost_reordered_and_repeated_leave_the_account_in_balance():
-    seen = set()
-
-    async def strict(o, session):  # as vla.serve is: ids go up
-        if seen and o.id <= max(seen):
-            error = OnsetError(ErrorCode.STEP_ORDER, "observation.id", o.id, f"> {max(seen)}")
-            error.observation_id = o.id
-            await session.send(error)
-        else:
-            seen.add(o.id)
-            await answer_at_once(o, session)
-
-    scene = Scene(strict)
-    with scene.running() as link:
-        faulty = FaultyLink(link, Faults(lost=0.1, reordered=0.2, duplicated=0.2), seed=3)
-        came = set()
-        for id in range(100):
-            faulty.submit(observation(id=id, step=id, deadline_ns=LONG, capture_ns=id * 5 * MS))
-            time.sleep(0.005)
-            came |= {p.observation_id for p in faulty.poll(id * 5 * MS)}
-        assert len(came) > 50
-        assert link.stats.reopens == 0
-        assert link.stats.refused > 0
-    balance(link.stats)

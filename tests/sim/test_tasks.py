@@ -5,8 +5,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
-from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from controller.errors import ErrorCode, OnsetError
@@ -398,30 +396,3 @@ def test_event_is_when_the_belt_changes_its_speed():
     assert task.event_ns() == 0
     robot.advance_to(2_600_000_000)
     assert 300_000_000 <= task.event_ns() <= 2_510_000_000
-
-
-@settings(max_examples=200, deadline=None)
-@given(
-    pan=st.floats(-1.8, 1.8),
-    lift=st.floats(-1.2, 1.2),
-    elbow=st.floats(-1.15, 1.6),
-    wrist=st.floats(-1.6, 1.6),
-)
-def test_inverse_undoes_forward(pan, lift, elbow, wrist):
-    joints = np.array([pan, lift, elbow, wrist])
-    x, y, z, pitch = so101.forward(joints)
-    radius = np.cos(pan) * (x - so101.PAN_X) + np.sin(pan) * y
-    at_wrist = radius - so101.HAND * np.cos(pitch) - so101.SHOULDER[0]
-    # Behind its own axis the arm has another way to reach the same point.
-    assume(radius > 0.01 and at_wrist > 0.01)
-    np.testing.assert_allclose(so101.inverse(np.array([x, y, z, pitch])), joints, atol=1e-6)
-
-
-def test_forward_is_where_physics_has_the_tip(robots):
-    robot = robots["whack"]
-    rng = np.random.default_rng(0)
-    for _ in range(20):
-        robot.reset(0)
-        robot.data.qpos[:6] = rng.uniform(so101.LOWER, so101.UPPER)
-        robot.advance_to(0)
-        np.testing.assert_allclose(so101.forward(robot.data.qpos[:4])[:3], robot.tip, atol=1e-4)
