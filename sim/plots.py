@@ -152,16 +152,10 @@ def plot_shares(
 
 
 def _grid(count: int) -> tuple[Figure, list[Axes]]:
-    """Side by side, up to three; four as two above two."""
-    columns = 2 if count == 4 else count
-    rows = -(-count // columns)
-    figure, axes = plt.subplots(
-        rows,
-        columns,
-        figsize=(5.5 * columns, 4.2 * rows),
-        layout="constrained",
-        squeeze=False,
-    )
+    """Side by side; four as two above two."""
+    rows, columns = (2, 2) if count == 4 else (1, count)
+    size = 5.5 * columns, 4.2 * rows
+    figure, axes = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
     return figure, list(axes.flat)
 
 
@@ -169,9 +163,7 @@ def _styles(names: Sequence[str], bold: Sequence[str]) -> dict[str, dict[str, An
     """Bold lines in black, the second of them dashed, on top; the others in colours."""
     others = [name for name in dict.fromkeys(names) if name not in bold]
     thin = 1.2 if bold else 1.6
-    styles: dict[str, dict[str, Any]] = {
-        name: {"color": f"C{i}", "lw": thin} for i, name in enumerate(others)
-    }
+    styles = {name: {"color": f"C{i}", "lw": thin} for i, name in enumerate(others)}
     for i, name in enumerate(bold):
         styles[name] = {"color": "k", "lw": 2.4, "ls": "--" if i else "-", "zorder": 3}
     return styles
@@ -182,7 +174,8 @@ def _finish(path: Path, figure: Figure, axes: Sequence[Axes], title: str | None)
     named: dict[str, Any] = {}
     for ax in axes:
         ax.grid(alpha=0.3)
-        named |= dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
+        lines, names = ax.get_legend_handles_labels()
+        named |= dict(zip(names, lines, strict=True))
     if len(named) > MOST_INSIDE:
         figure.legend(named.values(), named.keys(), fontsize=9, loc="outside right center")
     else:
