@@ -40,6 +40,7 @@ from benchmarks._ttfa_chart import draw
 from benchmarks._ttfa_clocks import Clocks, Parts, arriving, observation_of, timed_ms
 from controller.client import GrpcLink
 from controller.client_session import LinkConfig
+from controller.errors import OnsetError
 from scripts.local_server import SERVE, LocalServer
 from scripts.results import code_commit, write_results
 from vla.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -231,4 +232,7 @@ def _row(where: str, what: str, times: list[float]) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Args))
+    try:
+        main(tyro.cli(Args))
+    except OnsetError as error:
+        raise SystemExit(f"error: {error}") from error
