@@ -15,6 +15,7 @@ from sim.plots import Panel, plot_panels, plot_shares
 
 Rows = Mapping[Cell, Sequence[dict]]
 SIGNIFICANT = 0.05
+BOLD = (OURS, STALE)  # in every plot, so that the others have the same colours in each
 
 
 class Report:
@@ -191,7 +192,7 @@ class Report:
             path = folder / "success.png"
             panels = [_success_panel(scene, plain) for scene in scenes]
             title = "success against delay; bands are 95% intervals"
-            plot_panels(path, title, panels, (OURS, STALE))
+            plot_panels(path, title, panels, BOLD)
             paths.append(path)
         for name, label, of in (
             ("reaction", "event to motion at d = 8 [ms]", _reactions_ms),
@@ -208,7 +209,7 @@ class Report:
             values = {scene: found for scene, found in values.items() if found}
             if values:
                 path = folder / f"{name}.png"
-                plot_shares(path, label, values, (OURS,))
+                plot_shares(path, label, values, BOLD)
                 paths.append(path)
         return paths
 

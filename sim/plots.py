@@ -108,7 +108,7 @@ def plot_panels(path: Path, title: str, panels: Sequence[Panel], bold: Sequence[
     figure, axes = _grid(len(panels))
     styles = _styles([name for panel in panels for name in panel.lines], bold)
     for ax, panel in zip(axes, panels, strict=True):
-        most = max(x for points in panel.lines.values() for x, *_ in points) or 1.0
+        most = max((x for points in panel.lines.values() for x, *_ in points), default=0.0) or 1.0
         for i, (name, points) in enumerate(panel.lines.items()):
             x, y, low, high = np.array(points).T
             style = styles[name]
