@@ -15,6 +15,7 @@ from sim.plots import Panel, plot_panels, plot_shares
 
 Rows = Mapping[Cell, Sequence[dict]]
 SIGNIFICANT = 0.05
+STOOD = 1e-6  # rms [rad] up to which a joint has not moved
 BOLD = (OURS, STALE)  # in every plot, so that the others have the same colours in each
 
 
@@ -143,7 +144,11 @@ class Report:
         return found if ratio is None else found | {"forecast_over_last_command_rms_closed": ratio}
 
     def _forecast_ratio(self) -> float | None:
-        """Worst joint's rms of the servo forecast over the last command's, in closed loop."""
+        """Worst joint's rms of the servo forecast over the last command's, in closed loop.
+
+        None where no joint moved between a forecast and its step: at delays longer than K the
+        robot leaves all but an episode's first forecast to the server.
+        """
         rms = {}
         for name in ("forecast", "last_command"):
             cells = self._group(lambda c, n=name: c.strategy == n and _plain(c))
@@ -152,7 +157,9 @@ class Report:
                 return None
             squares = np.sum([row["squared_forecast_error"] for row in rows], axis=0)
             rms[name] = np.sqrt(squares / sum(row["forecasts"] for row in rows))
-        return float((rms["forecast"] / rms["last_command"]).max())
+        moved = rms["last_command"] > STOOD
+        ratios = rms["forecast"][moved] / rms["last_command"][moved]
+        return float(ratios.max()) if moved.any() else None
 
     def rows(self) -> list[dict[str, object]]:
         """One row a cell."""

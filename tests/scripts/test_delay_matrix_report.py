@@ -158,6 +158,16 @@ def test_forecasts_are_compared_by_their_worst_joint():
     assert found["forecast_over_last_command_rms_closed"] == pytest.approx(0.5)
 
 
+@pytest.mark.parametrize(("moved", "ratio"), [(4.0, 0.25), (0.0, None)])
+def test_a_joint_that_stood_still_tells_nothing_of_forecasts(moved, ratio):
+    squares = {"forecast": [moved / 16, *[0.0] * 5], "last_command": [moved, 1e-25, *[0.0] * 4]}
+    cells = {
+        cell(name): rows(1, 2, squared_forecast_error=errors, forecasts=2)
+        for name, errors in squares.items()
+    }
+    assert Report(cells).figures().get("forecast_over_last_command_rms_closed") == ratio
+
+
 def test_each_row_says_what_it_is_and_how_it_compares_with_ours():
     cells = {
         cell(OURS): rows(16),
