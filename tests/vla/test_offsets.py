@@ -332,3 +332,28 @@ def test_one_encoding_for_all_branches_has_the_gradient_of_one_for_each(
     assert max(grad.abs().max() for grad in grads.values()) > 1e-2
     for name, grad in grads.items():
         torch.testing.assert_close(grad, separate[name], atol=1e-9, rtol=0, msg=name)
+
+
+def test_training_leaves_out_clean_indices_and_changes_nothing_else(read, delayed, monkeypatch):
+    """Against the same model when it serves, which works on every index."""
+    model, batch = in_double(tuned(delayed), drawn(read, 6, Offsets(count=3, d_max=MOST)))
+    branches = batch.branches
+    times = draw_points(branches.prefix, HORIZON, Mixture(), torch.Generator().manual_seed(3))
+    noise = torch.randn(branches.chunk.shape, dtype=torch.float64)
+    monkeypatch.setattr(training, "_noise", lambda *_: noise)
+    monkeypatch.setattr(training, "draw_points", lambda *_: times)
+    found = {}
+    for mode in (True, False):
+        model.train(mode)
+        context = branch(model, *model.encode_with_readout(batch.inputs), branches)
+        clean = model.clean(noise, times.start, context)
+        loss = training._flow(model, context, branches, Mixture(), torch.Generator())
+        found[mode] = clean, gradients(model, loss)
+    (trained, grads), (served, other_grads) = found[True], found[False]
+    noisy = times.start > 0
+    assert 0 < noisy.double().mean() < 1
+    torch.testing.assert_close(trained[noisy], served[noisy])
+    torch.testing.assert_close(trained[~noisy], noise[~noisy])
+    assert grads.keys() == other_grads.keys()
+    for name, grad in grads.items():
+        torch.testing.assert_close(grad, other_grads[name], msg=name)

@@ -13,7 +13,8 @@ class Block(nn.Module):
     """A pre-norm transformer block whose queries may also read given keys and values.
 
     Who calls it normalises the rows for attention (``norm_attention``) once, and makes of them keys
-    and values (``keys_values``) and what is done with those (``forward``).
+    and values (``keys_values``) and what is done with those (``forward``, or ``attend`` and then
+    ``think``).
     """
 
     def __init__(self, width: int, heads: int) -> None:
@@ -50,9 +51,19 @@ class Block(nn.Module):
             values: Shape (B, heads, N, D / heads).
             mask: True where attention is allowed, broadcast to (B, heads, M, N).
         """
+        return self.think(x, self.attend(rows, keys, values, mask))
+
+    def attend(
+        self, rows: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None
+    ) -> Tensor:
+        """What the rows read. Arguments as in ``forward``, shape (B, M, D)."""
         query = self.query(rows).unflatten(-1, (self.heads, -1)).transpose(1, 2)
         read = F.scaled_dot_product_attention(query, keys, values, attn_mask=mask)
-        x = x + self.out(read.transpose(1, 2).flatten(2))
+        return read.transpose(1, 2).flatten(2)
+
+    def think(self, x: Tensor, read: Tensor) -> Tensor:
+        """Goes on from x with what it read, each row by itself. Shapes (..., D)."""
+        x = x + self.out(read)
         return x + self.mlp(self.norm_mlp(x))
 
 

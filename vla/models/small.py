@@ -204,6 +204,9 @@ class SmallVLA(nn.Module):
 
         With a jump, the point where a straight line through the jump's end would meet t = 0.
 
+        In training an index whose time is 0 is left as it is in x, without its share of the work:
+        nobody is to learn from it.
+
         Args:
             x: Shape (B, H, A).
             tau: Shape (B, H).
@@ -223,10 +226,16 @@ class SmallVLA(nn.Module):
         for block, shared in zip(blocks, context.keys_values, strict=True):
             rows = block.norm_attention(h)
             keys, values = behind(shared, block.keys_values(rows)).unbind(1)
-            if block is blocks[-1]:
-                h, rows = h[:, 1:], rows[:, 1:]  # nobody reads what becomes of the summary
-            h = block(h, rows, keys, values)
-        return self.action_out(self.norm_out(h))
+            if block is not blocks[-1]:
+                h = block(h, rows, keys, values)
+        # Nobody reads what becomes of the summary.
+        h, read = h[:, 1:], blocks[-1].attend(rows[:, 1:], keys, values)
+        if not self.training:
+            return self.action_out(self.norm_out(blocks[-1].think(h, read)))
+        # Nor what becomes of indices whose time is 0: a sixth of them, as they are drawn.
+        noisy = tau > 0
+        h = self.action_out(self.norm_out(blocks[-1].think(h[noisy], read[noisy])))
+        return x.masked_scatter(noisy[..., None], h)
 
 
 def behind(shared: Tensor, own: Tensor) -> Tensor:
