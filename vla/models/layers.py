@@ -14,7 +14,7 @@ class Block(nn.Module):
 
     Who calls it normalises the rows for attention (``norm_attention``) once, and makes of them keys
     and values (``keys_values``) and what is done with those (``forward``, or ``attend`` and then
-    ``think``).
+    ``feed_forward``).
     """
 
     def __init__(self, width: int, heads: int) -> None:
@@ -51,7 +51,7 @@ class Block(nn.Module):
             values: Shape (B, heads, N, D / heads).
             mask: True where attention is allowed, broadcast to (B, heads, M, N).
         """
-        return self.think(x, self.attend(rows, keys, values, mask))
+        return self.feed_forward(x, self.attend(rows, keys, values, mask))
 
     def attend(
         self, rows: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None
@@ -61,8 +61,8 @@ class Block(nn.Module):
         read = F.scaled_dot_product_attention(query, keys, values, attn_mask=mask)
         return read.transpose(1, 2).flatten(2)
 
-    def think(self, x: Tensor, read: Tensor) -> Tensor:
-        """Goes on from x with what it read, each row by itself. Shapes (..., D)."""
+    def feed_forward(self, x: Tensor, read: Tensor) -> Tensor:
+        """Adds what x read, and the MLP of both, each row by itself. Shapes (..., D)."""
         x = x + self.out(read)
         return x + self.mlp(self.norm_mlp(x))
 

@@ -231,10 +231,10 @@ class SmallVLA(nn.Module):
         # Nobody reads what becomes of the summary.
         h, read = h[:, 1:], blocks[-1].attend(rows[:, 1:], keys, values)
         if not self.training:
-            return self.action_out(self.norm_out(blocks[-1].think(h, read)))
+            return self.action_out(self.norm_out(blocks[-1].feed_forward(h, read)))
         # Nor what becomes of indices whose time is 0: a sixth of them, as they are drawn.
         noisy = tau > 0
-        h = self.action_out(self.norm_out(blocks[-1].think(h[noisy], read[noisy])))
+        h = self.action_out(self.norm_out(blocks[-1].feed_forward(h[noisy], read[noisy])))
         return x.masked_scatter(noisy[..., None], h)
 
 
