@@ -231,11 +231,15 @@ class SmallVLA(nn.Module):
         # Nobody reads what becomes of the summary.
         h, read = h[:, 1:], blocks[-1].attend(rows[:, 1:], keys, values)
         if not self.training:
-            return self.action_out(self.norm_out(blocks[-1].feed_forward(h, read)))
+            return self._actions(h, read)
         # Nor what becomes of indices whose time is 0: a sixth of them, as they are drawn.
         noisy = tau > 0
-        h = self.action_out(self.norm_out(blocks[-1].feed_forward(h[noisy], read[noisy])))
-        return x.masked_scatter(noisy[..., None], h)
+        return x.masked_scatter(noisy[..., None], self._actions(h[noisy], read[noisy]))
+
+    def _actions(self, h: Tensor, read: Tensor) -> Tensor:
+        """Tokens and what they read in the last layer, (..., D) each, to actions (..., A)."""
+        last = cast(Block, self.expert[-1])
+        return self.action_out(self.norm_out(last.feed_forward(h, read)))
 
 
 def behind(shared: Tensor, own: Tensor) -> Tensor:
