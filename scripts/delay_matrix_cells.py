@@ -55,11 +55,11 @@ class Scene:
     hardness: tuple[str, ...] = ()
 
 
-# Of its success the stale expert keeps at d = 8 about .40 on whack, .52 on intercept, .67 on fast
+# Of its success the stale expert keeps at d = 8 about .5 on whack, .52 on intercept, .67 on fast
 # belts; .9 or more on the easy ones and on the belts of conveyor; all of it on a table that stands
 # still; and nothing where moles are up for as short as in training.
 SCENES = (
-    Scene("whack", "whack", ("up_min=1.5", "up_max=1.9")),
+    Scene("whack", "whack", ("up_min=1.65", "up_max=2.05")),
     Scene("whack easy", "whack", ("up_min=1.5", "up_max=1.9", "speed_min=0.04", "speed_max=0.07")),
     Scene("whack short", "whack"),
     Scene("intercept", "intercept", ("kick_from=0.35", "kick_to=0.41")),
